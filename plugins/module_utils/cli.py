@@ -1,0 +1,274 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""``clawmetry …``: the command line of design.md. JSON on stdout only, logs on stderr only, no secret as an argument."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Optional, Sequence
+
+from . import api, archivecli, control, doctor, secretfile
+from .config import Settings, load
+from .daemon import Daemon, make_target
+from .errors import ClawmetryError, ConfigError, StateError
+from .log import LEVELS, Log
+from .notify import Notifier
+from .queue import Queue
+from .seal import Sealer, is_passphrase, new_key, parse_key
+from .version import VERSION
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="clawmetry", description="Sync AI-agent sandboxes of this host to ClawMetry, end-to-end encrypted.")
+    top.add_argument("--config", metavar="PATH", help="configuration file (default: the system's, else the user's)")
+    top.add_argument("--log-level", choices=LEVELS, default="info", help="what is logged to stderr (default: info)")
+    top.add_argument("--version", action="version", version="clawmetry " + VERSION)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        if as_json:
+            added.add_argument("--json", action="store_true", help="print JSON")
+        return added
+
+    verb("run", "the daemon, in the foreground")
+    sync = verb("sync", "one pass to the end of everything readable, until stored or acknowledged", as_json=True)
+    sync.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="give up after this long (default: 600)")
+    verb("snapshot", "what this host is; reads only", as_json=True)
+    verb("status", "per source: offset, size, lag, last ack, retries, quarantined", as_json=True)
+    checks = verb("doctor", "checks, each with what was seen and what to do", as_json=True)
+    checks.add_argument("--deep", action="store_true", help="also ask runtimes whose answers are not free of side effects")
+    verb("check-config", "validate file, keys and permissions; send nothing")
+    verb("keygen", "print a new encryption key")
+    archivecli.add_parser(verbs)
+    return top
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command and return its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return int(_VERBS[args.verb](args))
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except ClawmetryError as exc:
+        print("clawmetry: %s" % exc, file=sys.stderr)
+        return 2
+
+
+def _print(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _keygen(args: argparse.Namespace) -> int:
+    print(new_key())
+    return 0
+
+
+def _check_config(args: argparse.Namespace) -> int:
+    settings = load(args.config)
+    text = secretfile.encryption_key_text(settings, os.environ)
+    if is_passphrase(text):
+        print(
+            "clawmetry: warning: the encryption key is a passphrase; ClawMetry's unsalted derivation is used. Better: clawmetry keygen",
+            file=sys.stderr,
+        )
+    sealer = Sealer(parse_key(text))
+    if not settings.is_archive:
+        make_target(settings, os.environ, sealer).close()
+    if os.path.exists(settings.state_dir) and not os.access(settings.state_dir, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError("the state directory is not ours to write", where=settings.state_dir)
+    print("clawmetry: %s is fine; data goes to %s" % (settings.path or "the default configuration", settings.ingest_url), file=sys.stderr)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    log = Log(args.log_level, stamp="JOURNAL_STREAM" not in os.environ)
+    notifier = Notifier(os.environ)
+    settings = load(args.config)
+    while True:
+        again = _one_life(settings, log, notifier)
+        if not again:
+            return 0
+        try:
+            settings = load(args.config)
+            log("info", "reloaded", config=settings.path or "defaults")
+        except ClawmetryError as exc:
+            log("error", "reload-refused", reason=str(exc), next_step="the old configuration stays in force")
+
+
+def _one_life(settings: Settings, log: Log, notifier: Notifier) -> bool:
+    """Run until SIGTERM (False) or SIGHUP (True)."""
+    daemon = Daemon(settings, os.environ, log)
+    reload_asked = []
+
+    def on_stop(_number: int, _frame: object) -> None:
+        if daemon.stop.is_set():
+            os._exit(1)  # asked twice: at once
+        daemon.stop.set()
+        daemon.wake.set()
+
+    def on_reload(_number: int, _frame: object) -> None:
+        reload_asked.append(True)
+        daemon.stop.set()
+        daemon.wake.set()
+
+    signal.signal(signal.SIGTERM, on_stop)
+    signal.signal(signal.SIGINT, on_stop)
+    signal.signal(signal.SIGHUP, on_reload)
+    daemon.start()
+    server = control.Server(settings.socket_path, lambda request: _answer(daemon, request))
+    try:
+        daemon.spawn("control", lambda: server.run(daemon.stop))
+        log("info", "running", version=VERSION, node=daemon.node_id, target=daemon.target.url, state_dir=settings.state_dir)
+        notifier.send("READY=1")
+        daemon.run(notifier.alive)
+        notifier.send("RELOADING=1" if reload_asked else "STOPPING=1")
+    finally:
+        server.close()
+        daemon.close()
+    log("info", "stopped", pending=daemon.passes and "kept" or "none")
+    return bool(reload_asked)
+
+
+def _answer(daemon: Daemon, request: dict[str, Any]) -> dict[str, Any]:
+    if request.get("op") == "status":
+        queue = Queue(daemon.settings.queue_path, check=False)
+        try:
+            return daemon.status(queue)
+        finally:
+            queue.close()
+    if request.get("op") == "sync":
+        timeout = request.get("timeout_s")
+        return control.wait_for_sync(daemon, daemon.stop, float(timeout) if isinstance(timeout, (int, float)) else 60.0)
+    return {"error": "unknown request"}
+
+
+def _sync(args: argparse.Namespace) -> int:
+    settings = load(args.config)
+    shows = sys.stderr.isatty() and not args.json
+    last = [0.0]
+
+    def progress(daemon: Daemon) -> None:
+        if shows and time.monotonic() - last[0] > 0.2:
+            last[0] = time.monotonic()
+            rows, size = daemon.queue.outbox_size()
+            totals = daemon.totals()
+            print("\r%(events)d events in %(batches)d envelopes" % totals, "(%d wait, %d bytes)   " % (rows, size), end="", file=sys.stderr)
+
+    result = api.run_sync(settings, os.environ, args.timeout, Log(args.log_level), progress)
+    if shows and last[0]:
+        print(file=sys.stderr)
+    if args.json:
+        _print(result)
+    else:
+        print(
+            "%s: %d events in %d envelopes (%d bytes) to %s"
+            % ("synced" if result["ok"] else "not complete", result["events"], result["batches"], result["bytes"], settings.ingest_url)
+        )
+        if result["quarantined"]:
+            print("%d records in quarantine: clawmetry status --json" % result["quarantined"])
+    for text in result["errors"]:
+        print("clawmetry: %s" % text, file=sys.stderr)
+    return 0 if result["ok"] else 1
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    facts = api.snapshot(config_path=args.config)
+    if args.json:
+        _print(facts)
+        return 0
+    print("%s (%s %s), node id %s" % (facts["node"]["hostname"], facts["node"]["os"], facts["node"]["arch"], facts["node"]["id"]))
+    for name, runtime in facts["runtimes"].items():
+        word = {True: "present", False: "absent", None: "unknown"}[runtime["present"]]
+        version = " " + runtime["version"] if runtime["version"] else ""
+        print("  %-9s %s%s" % (name, word, version))
+    for box in facts["sandboxes"]:
+        mark = "*" if box["default"] else " "
+        text = (
+            "%s, %s sessions through %s" % (box["store"], box["sessions"]["count"], box["route"])
+            if box["readable"]
+            else "not readable: %s" % box["reason"]
+        )
+        print("%s %s (%s, %s): %s" % (mark, box["name"], box["type"], box["status"] or "status unknown", text))
+    if not facts["sandboxes"]:
+        print("no sandbox found")
+    for text in facts["deployment"]["warnings"]:
+        print("clawmetry: warning: %s" % text, file=sys.stderr)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    settings = load(args.config)
+    try:
+        answer = control.ask(settings.socket_path, {"op": "status"})
+        reason = "no daemon is running here"
+    except StateError as exc:
+        answer, reason = None, str(exc)
+    if answer is None:
+        answer = {"state": "down", "reason": reason, "sources": []}
+        if os.path.isfile(settings.queue_path) and os.access(settings.queue_path, os.R_OK):
+            answer.update(Queue.peek_status(settings.queue_path))
+    if args.json:
+        _print(answer)
+    else:
+        _show_status(answer)
+    return {"ok": 0, "degraded": 1}.get(str(answer["state"]), 2)
+
+
+def _show_status(answer: dict[str, Any]) -> None:
+    print("%s%s" % (answer["state"], ": " + answer["reason"] if answer.get("reason") else ""))
+    target = answer.get("target")
+    if target:
+        print("target   %s: %s%s" % (target["url"], target["state"], ", " + target["reason"] if target["reason"] else ""))
+        print("queue    %(pending)s envelopes, %(pending_bytes)s bytes of %(max_bytes)s" % answer["queue"])
+    print("kept back: %s quarantined, %s dead letters" % (answer.get("quarantined", 0), answer.get("dead_letters", 0)))
+    for uid, reason in answer.get("unreadable", {}).items():
+        print("unreadable %s: %s" % (uid, reason))
+    for name, problems in answer.get("problems", {}).items():
+        for label, text in problems.items():
+            print("problem  %s: %s: %s" % (name, label, text))
+    for source in answer["sources"]:
+        name = source.get("sandbox_name") or source["sandbox"]
+        print(
+            "%-20s %-44s %10d of %-10d lag %s s"
+            % (name[:20], source["file"][:44], source["offset"], source["size"], source.get("lag_s", "?"))
+        )
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    checks = doctor.run(args.config, os.environ)
+    if args.json:
+        _print(doctor.as_json(checks))
+    else:
+        for check in checks:
+            print("%-4s  %s: %s" % (check.level, check.name, check.seen))
+            if check.level != "ok":
+                for label, text in (("why", check.why), ("next", check.next_step)):
+                    if text:
+                        print("      %s: %s" % (label, text))
+    return doctor.exit_code(checks)
+
+
+_VERBS = {
+    "run": _run,
+    "sync": _sync,
+    "snapshot": _snapshot,
+    "status": _status,
+    "doctor": _doctor,
+    "check-config": _check_config,
+    "keygen": _keygen,
+    "archive": archivecli.run,
+}

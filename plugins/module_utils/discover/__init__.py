@@ -1,0 +1,223 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""What is on this host: the runtimes, with the evidence seen, and every sandbox, each once.
+
+One file per runtime; here they meet. Reads only, runs nothing but ``<binary> --version``, and never
+raises: a runtime that fails becomes "unknown" with the reason. Cheap enough for every few seconds
+when a Discoverer is kept: what did not change is neither read nor asked again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import replace
+from typing import Callable, Mapping, Optional, Sequence, TypeVar, Union
+
+from .. import run
+from ..dockerapi import DEFAULT_HOST, Engine
+from ..errors import shown
+from ..model import RUNTIMES, Discovery, Runtime, Sandbox
+from . import docker, k3s, nemoclaw, openclaw, openshell, podman
+from .accounts import Accounts, below, read_accounts
+from .binaries import Lookups
+
+__all__ = ["Discoverer", "discover"]
+
+NOT_ASKED = "not asked for"
+# Runtimes whose sandboxes are containers of the engine.
+_IN_CONTAINERS = frozenset(("nemoclaw", "openshell", "docker", "podman", "k3s"))
+T = TypeVar("T")
+
+
+class Discoverer:
+    """Looks at one host again and again.
+
+    ``enabled``: which of model.RUNTIMES to look for. ``homes``: "auto" or the homes to look into.
+    ``only``: NEMOCLAW_SANDBOX, a sandbox's name or id. ``env``: OPENCLAW_* and HOME. ``root``: a
+    prefix for every path of the host, the engine's socket included. ``deep`` asks no runtime for more yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        enabled: Sequence[str] = RUNTIMES,
+        docker_host: str = DEFAULT_HOST,
+        homes: Union[str, Sequence[str]] = "auto",
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+        only: Optional[str] = None,
+        env: Optional[Mapping[str, str]] = None,
+        root: str = "/",
+        runner: run.Runner = run.run,
+        deep: bool = False,
+    ) -> None:
+        self._enabled = frozenset(enabled)
+        self._homes = homes
+        self._include = tuple(include)
+        self._exclude = tuple(exclude)
+        self._only = only or None
+        self._env = dict(env or {})
+        self._root = root
+        self._deep = deep
+        self._euid = os.geteuid()
+        self._lookups = Lookups(root=root, runner=runner, euid=self._euid)
+        scheme, separator, path = docker_host.partition("://")
+        self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
+        self._docker = docker.Finder(self._engine, self._only)
+        self._registries = nemoclaw.Registries()
+
+    def discover(self) -> Discovery:
+        """Return what is here now. Never raises; what failed is a warning and an unknown runtime."""
+        warnings: list[str] = []
+        accounts = self._guarded("homes", Accounts((), False), warnings, self._accounts)
+        containers = docker.Containers()
+        if self._enabled & _IN_CONTAINERS:
+            containers = self._guarded("docker", containers, warnings, self._containers)
+            warnings += containers.warnings
+        registries: list[nemoclaw.Found] = []
+        if "nemoclaw" in self._enabled:
+            registries = self._guarded("nemoclaw", registries, warnings, lambda: self._registries.find(accounts.known))
+            warnings += ["registry %s: %s" % (shown(found.path), found.error) for found in registries if found.error]
+            warnings += ["registry %s: skipped %s" % (shown(found.path), text) for found in registries for text in _skipped(found)]
+        bare: list[Sandbox] = []
+        trouble: list[str] = []
+        if "openclaw" in self._enabled:
+            bare, trouble = self._guarded(
+                "openclaw", (bare, trouble), warnings, lambda: openclaw.find(accounts.known, self._env, self._root)
+            )
+            warnings += trouble
+        pods_in = k3s.cluster_containers(containers.gateways)
+        boxes, trouble = nemoclaw.merge(containers.sandboxes, registries, pods_in=pods_in, engine_answered=containers.error is None)
+        warnings += trouble
+        chosen = self._chosen(boxes + bare, warnings)
+        runtimes = self._runtimes(accounts, containers, registries, boxes, bare, warnings)
+        marked = tuple(_with_default(chosen, nemoclaw.defaults(registries)))
+        return Discovery(runtimes, marked, tuple(dict.fromkeys(warnings)))
+
+    def _containers(self) -> docker.Containers:
+        """Ask the engine; where plain Docker was not asked for, keep what carries OpenShell's labels only."""
+        containers = self._docker.find()
+        if "docker" in self._enabled or (containers.podman and "podman" in self._enabled):
+            return containers
+        labelled = tuple(box for box in containers.sandboxes if box.confirmed and self._enabled & {"nemoclaw", "openshell"})
+        return replace(containers, sandboxes=labelled)
+
+    def _accounts(self) -> Accounts:
+        def read() -> Accounts:
+            return read_accounts(root=self._root, homes=self._homes, env=self._env, euid=self._euid)
+
+        return self._lookups.kept("accounts", read)
+
+    def _guarded(self, name: str, otherwise: T, warnings: list[str], look: Callable[[], T]) -> T:
+        """Return look(), or OTHERWISE with a warning: one broken runtime must not hide the others."""
+        try:
+            return look()
+        except Exception as exc:
+            warnings.append("%s: %s" % (name, shown(str(exc) or type(exc).__name__)))
+            return otherwise
+
+    def _chosen(self, boxes: list[Sandbox], warnings: list[str]) -> list[Sandbox]:
+        """Apply NEMOCLAW_SANDBOX, include and exclude; sort containers before bare homes, by name."""
+        only = self._only
+        if only is not None:
+            boxes = [box for box in boxes if only in (box.name, box.id, box.uid) or _container_is(box, only)]
+            if not boxes:
+                warnings.append("sandbox %s was asked for (NEMOCLAW_SANDBOX) and not found" % shown(only))
+        boxes = [
+            box
+            for box in boxes
+            if any(fnmatch.fnmatchcase(box.name, pattern) for pattern in self._include)
+            and not any(fnmatch.fnmatchcase(box.name, pattern) for pattern in self._exclude)
+        ]
+        return sorted(boxes, key=_rank)
+
+    def _runtimes(
+        self,
+        accounts: Accounts,
+        containers: docker.Containers,
+        registries: Sequence[nemoclaw.Found],
+        boxes: Sequence[Sandbox],
+        bare: Sequence[Sandbox],
+        warnings: list[str],
+    ) -> tuple[Runtime, ...]:
+        lookups = self._lookups
+        in_containers = [box for box in boxes if box.container is not None]
+        labelled = [box for box in in_containers if box.confirmed]
+        live = [box for box in labelled if any(text.startswith("registry ") for text in box.evidence)]
+        podman_host = self._engine.host if containers.podman else None
+        probes: dict[str, Callable[[], Runtime]] = {
+            "nemoclaw": lambda: nemoclaw.probe(lookups=lookups, accounts=accounts, registries=registries, live=len(live)),
+            "openshell": lambda: openshell.probe(lookups=lookups, accounts=accounts, gateways=containers.gateways, sandboxes=len(labelled)),
+            "docker": lambda: docker.probe(containers, host=self._engine.host, lookups=lookups),
+            "podman": lambda: podman.probe(lookups=lookups, accounts=accounts, answered_by=podman_host, version=containers.version),
+            "k3s": lambda: k3s.probe(lookups=lookups, gateways=containers.gateways),
+            "openclaw": lambda: openclaw.probe(lookups=lookups, accounts=accounts, homes=bare, containers=in_containers),
+        }
+        rows = []
+        for name in RUNTIMES:
+            if name not in self._enabled:
+                rows.append(Runtime(name, None, evidence=(NOT_ASKED,)))
+                continue
+            failed = Runtime(name, None, evidence=("looking for it failed",))
+            rows.append(self._guarded(name, failed, warnings, probes[name]))
+        return tuple(rows)
+
+
+def _skipped(found: nemoclaw.Found) -> tuple[str, ...]:
+    return found.registry.skipped[:5] if found.registry else ()
+
+
+def _container_is(box: Sandbox, wanted: str) -> bool:
+    """Is WANTED the id of the box's container, whole or as short as docker ps shows it?"""
+    return box.container is not None and len(wanted) >= 12 and box.container.container_id.startswith(wanted)
+
+
+def _rank(box: Sandbox) -> tuple[bool, bool, bool, str, str]:
+    """Sort key: confirmed before candidates, what can be reached before bare registry rows, containers before homes."""
+    unreachable = box.container is None and box.home is None
+    return (not box.confirmed, unreachable, box.type == "bare", box.name, box.uid)
+
+
+def _with_default(boxes: Sequence[Sandbox], defaults: Sequence[tuple[str, str]]) -> list[Sandbox]:
+    """Mark exactly one box as default: the first registry default that is among them, else the first in order."""
+    if not boxes:
+        return []
+    chosen = boxes[0].uid
+    for path, name in defaults:
+        named = [box for box in boxes if box.name == name and "registry " + path in box.evidence]
+        if named:
+            chosen = named[0].uid
+            break
+    return [replace(box, default=box.uid == chosen) for box in boxes]
+
+
+def discover(
+    *,
+    enabled: Sequence[str] = RUNTIMES,
+    docker_host: str = DEFAULT_HOST,
+    homes: Union[str, Sequence[str]] = "auto",
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    only: Optional[str] = None,
+    env: Optional[Mapping[str, str]] = None,
+    root: str = "/",
+    runner: run.Runner = run.run,
+    deep: bool = False,
+) -> Discovery:
+    """Look at the host once; the arguments are Discoverer's."""
+    return Discoverer(
+        enabled=enabled,
+        docker_host=docker_host,
+        homes=homes,
+        include=include,
+        exclude=exclude,
+        only=only,
+        env=env,
+        root=root,
+        runner=runner,
+        deep=deep,
+    ).discover()

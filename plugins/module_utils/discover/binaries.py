@@ -1,0 +1,127 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Where a runtime's binary is, and what it says its version is; remembered for a minute.
+
+Runs nothing but ``<binary> --version``, and only a binary that nobody but root and ourselves can
+have put there: a user's own file in ~/.local/bin would be that user's code run with our rights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Sequence, TypeVar
+
+from .. import run
+from ..errors import ClawmetryError
+from .accounts import Account, below
+
+RECHECK_S = 60.0
+VERSION_TIMEOUT_S = 5.0
+VERSION_CAP = 64 * 1024
+SYSTEM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin", "/opt/homebrew/bin")
+_VERSION = re.compile(r"\bv?(\d{1,9}(?:\.\d{1,9}){1,3}(?:[-+.][0-9A-Za-z.-]{1,40})?)")
+_MAX_NODE_VERSIONS = 50
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Binary:
+    """An executable file: its path on the host, whose home it lies in, its version, and why that is not known."""
+
+    path: str
+    user: Optional[str] = None
+    version: Optional[str] = None
+    evidence: tuple[str, ...] = ()
+
+
+def parse_version(output: bytes) -> Optional[str]:
+    """Return the version in ``nemoclaw v0.1.0`` or ``openshell 0.0.111``, None when there is none."""
+    match = _VERSION.search(output[:4096].decode("ascii", "replace"))
+    return match.group(1) if match else None
+
+
+class Lookups:
+    """Slow answers kept for RECHECK_S on the monotonic clock, so that a pass every few seconds stays cheap."""
+
+    def __init__(self, *, root: str, runner: run.Runner, euid: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.root = root
+        self._runner = runner
+        self._euid = euid
+        self._clock = clock
+        self._kept: dict[str, tuple[float, Any]] = {}
+
+    def kept(self, key: str, make: Callable[[], T]) -> T:
+        """Return make(), or what it returned less than RECHECK_S ago under KEY."""
+        now = self._clock()
+        held = self._kept.get(key)
+        if held is None or not 0 <= now - held[0] < RECHECK_S:
+            held = (now, make())
+            self._kept[key] = held
+        answer: T = held[1]
+        return answer
+
+    def binary(self, name: str, accounts: Sequence[Account] = (), *, ask_version: bool = True) -> Optional[Binary]:
+        """Return the first NAME in the system's directories, then in the homes' own; None when there is none."""
+        return self.kept("binary " + name, lambda: self._find(name, accounts, ask_version))
+
+    def _find(self, name: str, accounts: Sequence[Account], ask_version: bool) -> Optional[Binary]:
+        places: list[tuple[str, Optional[str]]] = [(directory + "/" + name, None) for directory in SYSTEM_DIRS]
+        for account in accounts:
+            places.append((account.home + "/.local/bin/" + name, account.name))
+            places.extend((path + "/" + name, account.name) for path in self._node_dirs(account))
+        for path, user in places:
+            real = below(self.root, path)
+            try:
+                seen = os.stat(real)
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(seen.st_mode) and seen.st_mode & 0o111:
+                version, why = self._version(real) if ask_version else (None, ())
+                return Binary(path, user, version, ("binary " + path,) + why)
+        return None
+
+    def _node_dirs(self, account: Account) -> list[str]:
+        """The bin directories of Node versions installed with nvm: not on the PATH of a daemon."""
+        base = account.home + "/.nvm/versions/node"
+        try:
+            names = sorted(os.listdir(below(self.root, base)), reverse=True)[:_MAX_NODE_VERSIONS]
+        except OSError:
+            return []
+        return ["%s/%s/bin" % (base, name) for name in names]
+
+    def _version(self, path: str) -> tuple[Optional[str], tuple[str, ...]]:
+        real = os.path.realpath(path)
+        # Both ends: a link in a user's directory would let that user choose which of root's programs we start.
+        if not (self._trusted(os.path.abspath(path)) and self._trusted(real)):
+            return None, ("version not asked: the file is not owned by root or by us",)
+        try:
+            answer = self._runner([real, "--version"], timeout_s=VERSION_TIMEOUT_S, output_cap=VERSION_CAP)
+        except ClawmetryError as exc:
+            return None, ("version unknown: %s" % (exc.cause or exc.what),)
+        version = parse_version(answer.stdout) if answer.rc == 0 else None
+        return version, () if version else ("version unknown: --version ended with rc %d" % answer.rc,)
+
+    def _trusted(self, path: str) -> bool:
+        """May nobody but root and ourselves have written PATH, or swapped it in one of its directories?"""
+        while True:
+            try:
+                seen = os.lstat(path)
+            except OSError:
+                return False
+            if seen.st_uid not in (0, self._euid):
+                return False
+            # A link's mode says nothing; a sticky directory (/tmp) lets others add files but not replace ours.
+            if seen.st_mode & 0o002 and not (stat.S_ISLNK(seen.st_mode) or seen.st_mode & stat.S_ISVTX):
+                return False
+            parent = os.path.dirname(path)
+            if parent == path:
+                return True
+            path = parent

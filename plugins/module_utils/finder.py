@@ -1,0 +1,138 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Keeps discovery apart from reading: a thread that looks every few seconds and hands over held sandboxes.
+
+The engine may hang, restart or be gone; what is already held goes on being read meanwhile. A held
+sandbox is handed over exactly once and from then on belongs to the reader, who closes it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable, Optional
+
+from . import discover
+from .config import Settings
+from .discover import docker
+from .dockerapi import Engine
+from .errors import Unreadable, shown
+from .log import Log
+from .model import ContainerPlace, Discovery, Sandbox, Survey
+from .read import routes
+from .read.routes import HeldSandbox
+
+DISCOVERY_INTERVAL_S = 5.0
+
+
+class Finder:
+    """One look at a time; ``look()`` from a thread of its own or, for one-shot commands, directly."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.settings = settings
+        self.discovery = Discovery()
+        self.unreadable: dict[str, str] = {}
+        self._log = log
+        self._engine = Engine(settings.docker_host)
+        self._discoverer = discover.Discoverer(
+            enabled=settings.discover,
+            docker_host=settings.docker_host,
+            homes=settings.homes if settings.homes == "auto" else list(settings.homes),
+            include=settings.include,
+            exclude=settings.exclude,
+            only=settings.only,
+            env=dict(settings.environment),
+        )
+        self._held: dict[str, HeldSandbox] = {}
+        self._lock = threading.Lock()
+        self._ready: list[HeldSandbox] = []
+        self._dropped: list[HeldSandbox] = []
+
+    def look(self) -> Discovery:
+        """Discover once; hold what is new or has been restarted; note what is gone."""
+        found = self._discoverer.discover()
+        unreadable: dict[str, str] = {}
+        wanted = {sandbox.uid: sandbox for sandbox in found.sandboxes if sandbox.container is not None or sandbox.home is not None}
+        for uid, held in list(self._held.items()):
+            # A container is gone when its first process is; a home, when nothing lists it any more.
+            if not held.alive() or (uid not in wanted and held.sandbox.container is None) or self._moved(held, wanted.get(uid)):
+                del self._held[uid]
+                with self._lock:
+                    self._dropped.append(held)
+        for uid, sandbox in wanted.items():
+            if uid in self._held:
+                continue
+            held_now = self._hold(sandbox, unreadable)
+            if held_now is not None:
+                self._held[uid] = held_now
+                with self._lock:
+                    self._ready.append(held_now)
+        self.discovery, self.unreadable = found, unreadable
+        for uid, reason in unreadable.items():
+            self._log.state("sandbox " + uid, reason)
+        return found
+
+    @staticmethod
+    def _moved(held: HeldSandbox, now: Optional[Sandbox]) -> bool:
+        """Has a stopped container whose volume we read been started, or the other way round?"""
+        if now is None or now.container is None or held.sandbox.container is None:
+            return False
+        return held.route == "volume" and now.container.running
+
+    def _hold(self, sandbox: Sandbox, unreadable: dict[str, str]) -> Optional[HeldSandbox]:
+        try:
+            held = hold(sandbox, self.settings, self._engine)
+        except Unreadable as exc:
+            if sandbox.confirmed:
+                unreadable[sandbox.uid] = str(exc)
+            return None
+        if not sandbox.confirmed and not held.states:
+            held.close()  # a candidate by name only, and nothing of OpenClaw in it: not a sandbox
+            return None
+        return held
+
+    def handed_over(self) -> tuple[list[HeldSandbox], list[HeldSandbox]]:
+        """Return (newly held, no longer current) since the last call; the caller owns all of them now."""
+        with self._lock:
+            ready, dropped = self._ready, self._dropped
+            self._ready, self._dropped = [], []
+        return ready, dropped
+
+    def run(self, stop: threading.Event, wake: Callable[[], None]) -> None:
+        """Look again and again until STOP."""
+        while not stop.wait(DISCOVERY_INTERVAL_S):
+            try:
+                self.look()
+            except Exception as exc:  # the thread must outlive whatever one look met
+                self._log.state("discovery", "%s: %s" % (type(exc).__name__, shown(str(exc))))
+            else:
+                self._log.state("discovery", None)
+                wake()
+
+
+def hold(sandbox: Sandbox, settings: Settings, engine: Engine) -> HeldSandbox:
+    """Hold one sandbox by the allowed routes. Raises Unreadable."""
+
+    def again(place: ContainerPlace) -> Optional[ContainerPlace]:
+        return docker.reinspect(engine, place)
+
+    return routes.open_sandbox(sandbox, routes=settings.routes, reinspect=again)
+
+
+def survey_all(settings: Settings, found: Discovery) -> dict[str, Survey]:
+    """Return what listing each sandbox told, by uid: for one-shot facts. Nothing stays open."""
+    engine = Engine(settings.docker_host)
+    surveys: dict[str, Survey] = {}
+    for sandbox in found.sandboxes:
+        try:
+            held = hold(sandbox, settings, engine)
+        except Unreadable as exc:
+            surveys[sandbox.uid] = Survey(readable=False, reason=str(exc))
+            continue
+        try:
+            surveys[sandbox.uid] = routes.survey(held)
+        finally:
+            held.close()
+    return surveys

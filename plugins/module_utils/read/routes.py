@@ -1,0 +1,171 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Which way leads into a sandbox: proc, or volume. What is held here is closed here.
+
+In order of preference (design.md "Routes into a sandbox"): the root of the container's first
+process; the host directory of a volume or bind mount that holds the state directory; the home of a
+bare OpenClaw. The archive and exec routes are not built yet and say so.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Optional, Sequence
+
+from ..errors import Unreadable, shown
+from ..model import ContainerPlace, Mount, Sandbox, Survey
+from . import layout, procroot
+from .opener import HeldDir
+
+Reinspect = Callable[[ContainerPlace], Optional[ContainerPlace]]
+
+
+class HeldSandbox:
+    """A sandbox with its root held open, and the state directories found below it."""
+
+    def __init__(self, sandbox: Sandbox, route: str, root: HeldDir, pinned: Optional[procroot.PinnedRoot], state: Optional[bytes]) -> None:
+        self.sandbox = sandbox
+        self.route = route
+        self.root = root
+        self._pinned = pinned
+        self._state = state
+        self.states: tuple[layout.State, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again for state directories, agents and workspaces."""
+        self.states = layout.find_states(self.root) if self._state is None else layout.state_below(self.root, self._state)
+
+    def alive(self) -> bool:
+        """Is what we hold still the sandbox's? False once its first process is gone; its files stay readable."""
+        return self._pinned is None or self._pinned.alive()
+
+    def close(self) -> None:
+        if self._pinned is not None:
+            self._pinned.close()
+        else:
+            self.root.close()
+
+
+def open_sandbox(sandbox: Sandbox, *, routes: Sequence[str], reinspect: Optional[Reinspect] = None) -> HeldSandbox:
+    """Hold SANDBOX's root through the first route that works. Raises Unreadable with every reason met."""
+    if sandbox.home is not None:
+        return HeldSandbox(sandbox, "volume", HeldDir.hold(sandbox.home.root), None, sandbox.home.state)
+    place = sandbox.container
+    if place is None:
+        raise Unreadable("nothing to read", where=shown(sandbox.name), cause=sandbox.reason or "no container was seen")
+    reasons: list[str] = []
+    if "proc" in routes and place.running:
+        try:
+            return _through_proc(sandbox, place, reinspect)
+        except Unreadable as exc:
+            reasons.append(str(exc))
+    elif "proc" in routes:
+        reasons.append("the container is not running")
+    if "volume" in routes:
+        for mount in place.mounts:
+            held = _through_mount(sandbox, mount)
+            if held is not None:
+                return held
+        if place.mounts:
+            reasons.append("no mount holds an OpenClaw state directory")
+    raise Unreadable("no route into the sandbox", where=shown(sandbox.name), cause="; ".join(reasons) or "no route is allowed")
+
+
+def _through_proc(sandbox: Sandbox, place: ContainerPlace, reinspect: Optional[Reinspect]) -> HeldSandbox:
+    pinned = procroot.pin(place.pid, "container %s" % place.container_id[:12])
+    try:
+        # The pid may have been another process's by the time it was pinned: ask the engine once more.
+        now = reinspect(place) if reinspect is not None else place
+        if now is None or now.pid != place.pid or now.started_at != place.started_at or not pinned.alive():
+            raise Unreadable("the container changed while it was opened", where=place.container_id[:12], next_step="it is tried again")
+        return HeldSandbox(sandbox, "proc", pinned.root, pinned, None)
+    except BaseException:
+        pinned.close()
+        raise
+
+
+def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
+    """Hold a mount's source when a state directory lies where the container would see one."""
+    inside = mount.destination.strip(b"/")
+    base, _slash, name = inside.rpartition(b"/")
+    states: list[bytes] = []
+    if name == b".openclaw" or name.startswith(b".openclaw-"):
+        states = [b"."]
+    elif inside in layout.BASES or base == b"home":
+        states = [b".openclaw", b".openclaw-data"] + ([b"."] if inside in layout.DIRECT else [])
+    if not states:
+        return None
+    try:
+        root = HeldDir.hold(mount.source)
+    except Unreadable:
+        return None
+    for state in states:
+        if layout.state_below(root, state):
+            return HeldSandbox(sandbox, "volume", root, None, state)
+    root.close()
+    return None
+
+
+def survey(held: HeldSandbox) -> Survey:
+    """Tell what is there by listing and lstat alone; no file is opened."""
+    agents: list[str] = []
+    count = size = 0
+    newest: Optional[float] = None
+    has_jsonl = has_sqlite = False
+    memory: list[tuple[str, int, float]] = []
+    for state in held.states:
+        for agent in state.agents:
+            agents.append(shown(agent.agent))
+            try:
+                with held.root.open_dir(agent.sessions) as directory:
+                    files, _more = layout.session_files(directory)
+                    live = set()
+                    for name, meaning in files:
+                        seen = directory.stat(name)
+                        if seen is None or meaning.session.startswith(layout.WARMUP_PREFIX):
+                            continue
+                        live.add(meaning.session)
+                        size += seen.st_size
+                        newest = max(newest or 0.0, seen.st_mtime)
+                    count += len(live)
+                    has_jsonl = has_jsonl or bool(files)
+            except (FileNotFoundError, Unreadable):
+                pass
+            has_sqlite = has_sqlite or _exists(held.root, agent.database)
+        for workspace in state.workspaces:
+            for name, seen in layout.memory_files(held.root, workspace):
+                memory.append((shown(memory_name(workspace, name)), seen.st_size, seen.st_mtime))
+    store = "both" if has_jsonl and has_sqlite else "jsonl" if has_jsonl else "sqlite" if has_sqlite else "none"
+    found = bool(held.states)
+    reason = None if found else "no OpenClaw state directory was found in it"
+    if has_sqlite:
+        reason = "an OpenClaw database is there; transcripts in SQLite are not read yet"
+    return Survey(
+        readable=found,
+        route=held.route,
+        reason=reason,
+        store=store,
+        agents=tuple(sorted(set(agents))),
+        session_count=count,
+        session_bytes=size,
+        last_activity=newest,
+        memory_files=tuple(memory),
+    )
+
+
+def memory_name(workspace: bytes, name: bytes) -> bytes:
+    """Return the name a memory file is shipped under: bare for the default workspace, prefixed for another agent's."""
+    last = workspace.rsplit(b"/", 1)[-1]
+    return name if last == b"workspace" else last + b"/" + name
+
+
+def _exists(root: HeldDir, path: bytes) -> bool:
+    parent, _slash, name = path.rpartition(b"/")
+    try:
+        with root.open_dir(parent) as directory:
+            return directory.stat(name) is not None
+    except (FileNotFoundError, Unreadable):
+        return False

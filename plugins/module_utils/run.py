@@ -1,0 +1,113 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The one subprocess runner: argv only, stdin closed, clean environment, timeout, output cap, group killed.
+
+Nothing else in the engine may import subprocess.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Callable, Mapping, Optional, Sequence
+
+from .errors import CommandError, shown
+
+DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_OUTPUT_CAP = 4 * 1024 * 1024
+_BASE_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command answered. ``stdout`` and ``stderr`` are capped and untrusted bytes."""
+
+    argv: tuple[str, ...]
+    rc: int
+    stdout: bytes
+    stderr: bytes
+
+
+Runner = Callable[..., Result]
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    output_cap: int = DEFAULT_OUTPUT_CAP,
+    env: Optional[Mapping[str, str]] = None,
+    user: Optional[int] = None,
+    group: Optional[int] = None,
+) -> Result:
+    """Run ARGV without a shell and return its result, whatever its exit code.
+
+    ``env`` is added to a short base environment, never the caller's own. ``user``/``group`` (numeric)
+    drop to that account, with no supplementary groups. Raises CommandError when it cannot be
+    started, runs past ``timeout_s``, or prints more than ``output_cap`` bytes; its whole process
+    group is killed then.
+    """
+    where = shown(" ".join(argv))
+    environment = dict(_BASE_ENV)
+    environment.update(env or {})
+    identity: dict[str, object] = {}
+    if user is not None:
+        identity = {"user": user, "group": group if group is not None else user, "extra_groups": []}
+    try:
+        child = subprocess.Popen(  # type: ignore[call-overload]
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+            close_fds=True,
+            **identity,
+        )
+    except (OSError, ValueError) as exc:
+        raise CommandError("cannot run", where=where, cause=str(exc)) from exc
+    streams: dict[int, bytearray] = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
+    deadline = time.monotonic() + timeout_s
+    failure = ""
+    try:
+        with selectors.DefaultSelector() as selector:
+            for fd in streams:
+                selector.register(fd, selectors.EVENT_READ)
+            while selector.get_map() and not failure:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    failure = "no answer after %g s" % timeout_s
+                    break
+                for key, _events in selector.select(left):
+                    piece = os.read(key.fd, 65536)
+                    if not piece:
+                        selector.unregister(key.fd)
+                    streams[key.fd] += piece
+                if sum(map(len, streams.values())) > output_cap:
+                    failure = "more than %d bytes of output" % output_cap
+        if not failure:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                failure = "no exit after %g s" % timeout_s
+    finally:
+        out, err = (bytes(buffer) for buffer in streams.values())
+        # The group may hold grandchildren that kept the pipes open.
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        child.stdout.close()
+        child.stderr.close()
+        child.wait()
+    if failure:
+        raise CommandError("command stopped", where=where, cause=failure)
+    return Result(tuple(argv), int(child.returncode), out, err)

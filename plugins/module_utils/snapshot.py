@@ -1,0 +1,216 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Host and sandboxes as plain data: the Ansible facts, and what a ClawMetry snapshot carries.
+
+Pure: takes what the other rooms found and returns JSON-serialisable dictionaries. What is not
+known is None with a reason beside it; no value is a constant that was not looked at.
+Shapes: design.md "Facts"; reference/clawmetry.md §5 (the snapshot's plaintext).
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Mapping, Optional, Sequence
+
+from .hostinfo import HostInfo, Usage
+from .model import Discovery, Runtime, Sandbox, Survey
+
+SCHEMA_VERSION = 1
+METADATA_KEYS = (
+    "sandbox.name",
+    "sandbox.status",
+    "sandbox.type",
+    "inference.provider",
+    "inference.model",
+    "security.sandbox_enabled",
+    "security.network_policy",
+)
+MAX_MEMORY_FILES = 500
+_GIB = 1024.0**3
+
+
+def has_state(survey: Optional[Survey]) -> bool:
+    """Did reading find an OpenClaw state directory? That is what confirms a mere candidate."""
+    return survey is not None and survey.readable and bool(survey.agents or survey.memory_files or survey.store != "none")
+
+
+def reported(sandboxes: Sequence[Sandbox], surveys: Mapping[str, Survey]) -> list[Sandbox]:
+    """Return the sandboxes worth the name: confirmed by their runtime or by their state directory."""
+    return [box for box in sandboxes if box.confirmed or has_state(surveys.get(box.uid))]
+
+
+def default_of(boxes: Sequence[Sandbox]) -> Optional[Sandbox]:
+    """Return the one marked as default, else the first: a candidate that was not confirmed may have held the mark."""
+    return next((box for box in boxes if box.default), boxes[0] if boxes else None)
+
+
+def facts(host: HostInfo, discovery: Discovery, surveys: Mapping[str, Survey], sync: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:
+    """Return the facts of ``clawmetry_snapshot``; ``surveys`` maps Sandbox.uid to what reading it told."""
+    boxes = reported(discovery.sandboxes, surveys)
+    default = default_of(boxes)
+    warnings = list(discovery.warnings)
+    if host.in_sandbox:
+        warnings.append("running inside a sandbox: its agent can read and change what the daemon keeps; install it on the host")
+    elif host.in_sandbox is None:
+        warnings.append("could not tell whether this is a sandbox: " + "; ".join(host.evidence))
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "node": {
+            "id": host.node_id or host.hostname,
+            "hostname": host.hostname,
+            "os": host.os,
+            "arch": host.arch,
+            "machine_id_hash": host.machine_id_hash,
+        },
+        "runtimes": {runtime.name: _runtime(runtime) for runtime in discovery.runtimes},
+        "deployment": {"mode": "sandbox" if host.in_sandbox else "host", "recommended": "host", "warnings": warnings},
+        "sandboxes": [_sandbox(box, surveys.get(box.uid), is_default=box is default) for box in boxes],
+        "metadata": metadata(default),
+    }
+    if sync is not None:
+        result["sync"] = dict(sync)
+    return result
+
+
+def metadata(box: Optional[Sandbox]) -> dict[str, Any]:
+    """Return the flat keys the cloud stores; every key is always there, None when it is not known."""
+    if box is None:
+        return dict.fromkeys(METADATA_KEYS)
+    values = (
+        box.name,
+        box.status,
+        box.type,
+        box.inference.provider,
+        box.inference.model,
+        box.security.sandbox_enabled,
+        box.security.network_policy,
+    )
+    return dict(zip(METADATA_KEYS, values))
+
+
+def _runtime(runtime: Runtime) -> dict[str, Any]:
+    return {
+        "present": runtime.present,
+        "version": runtime.version,
+        "path": runtime.path,
+        "user": runtime.user,
+        "evidence": list(runtime.evidence),
+    }
+
+
+def _sandbox(box: Sandbox, survey: Optional[Survey], *, is_default: bool) -> dict[str, Any]:
+    policies = box.security.policies
+    reasons = [text for text in (box.reason, survey.reason if survey else None) if text]
+    if survey is None and not reasons:
+        reasons.append("not read yet")
+    return {
+        "name": box.name,
+        "id": box.id,
+        "type": box.type,
+        "status": box.status,
+        "phase_source": box.phase_source,
+        "gateway": box.gateway,
+        "workspace": box.workspace,
+        # Whoever has an OpenClaw state directory runs OpenClaw, even if no registry says so.
+        "agent": box.agent or ("openclaw" if has_state(survey) else None),
+        "image": box.image,
+        "default": is_default,
+        "inference": {"provider": box.inference.provider, "model": box.inference.model},
+        "security": {
+            "sandbox_enabled": box.security.sandbox_enabled,
+            "network_policy": box.security.network_policy,
+            "policies": None if policies is None else list(policies),
+        },
+        "store": survey.store if survey and survey.readable else None,
+        "agents": list(survey.agents) if survey and survey.readable else None,
+        "sessions": _sessions(survey),
+        "route": survey.route if survey else None,
+        "readable": survey.readable if survey else None,
+        "reason": "; ".join(dict.fromkeys(reasons)) or None,
+    }
+
+
+def _sessions(survey: Optional[Survey]) -> dict[str, Any]:
+    """Unreadable is not empty: without a readable survey the counts are unknown."""
+    if survey is None or not survey.readable:
+        return {"count": None, "bytes": None, "last_activity": None}
+    return {"count": survey.session_count, "bytes": survey.session_bytes, "last_activity": iso(survey.last_activity)}
+
+
+def iso(epoch_s: Optional[float]) -> Optional[str]:
+    """Return ``2026-11-21T20:30:00Z``, None for None and for a time no calendar has (a sandbox sets its files' times)."""
+    if epoch_s is None:
+        return None
+    try:
+        return datetime.datetime.fromtimestamp(epoch_s, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def cloud(
+    host: HostInfo, fact: Mapping[str, Any], surveys: Mapping[str, Survey], *, usage: Usage, boxes: Sequence[Sandbox] = ()
+) -> dict[str, Any]:
+    """Return the plaintext of /ingest/system-snapshot: the keys a dashboard knows, as far as we can tell them honestly.
+
+    ``fact`` is what facts() returned, ``boxes`` the discovery's sandboxes (for container ids).
+    """
+    kept = reported(boxes, surveys)
+    default = default_of(kept)
+    memory = [(box, entry) for box in kept for entry in (surveys[box.uid].memory_files if box.uid in surveys else ())]
+    counts = [surveys[box.uid].session_count for box in kept if box.uid in surveys and surveys[box.uid].readable]
+    described = dict(fact["metadata"])
+    described["runtime"] = default.type if default else None
+    if default is not None and default.container is not None:
+        described["container_id"] = default.container.container_id
+    return {
+        "system": system_rows(usage),
+        "infra": {
+            "machine": host.hostname,
+            "runtime": default.type if default else None,
+            "storage": _disk(usage),
+            "python_version": host.python_version,
+            "os_name": host.os_name,
+            "os_release": host.os_release,
+            "arch": host.arch,
+        },
+        "model": default.inference.model if default else None,
+        "provider": default.inference.provider if default else None,
+        "sessionCount": sum(counts) if counts or not kept else None,
+        "memoryFiles": [
+            {"name": name, "size": size, "modified": iso(mtime), "sandbox": box.name}
+            for box, (name, size, mtime) in memory[:MAX_MEMORY_FILES]
+        ],
+        "memoryCount": len(memory),
+        "memorySize": sum(size for _box, (_name, size, _mtime) in memory),
+        "sandbox": described,
+        "sandboxes": list(fact["sandboxes"]),
+    }
+
+
+def system_rows(usage: Usage) -> list[list[str]]:
+    """Return [label, value, color] rows, only those the host told: ``["Disk /", "12.0 GB / 40.0 GB (30%)", "green"]``."""
+    rows = []
+    disk = _disk(usage)
+    if disk is not None and usage.disk_total and usage.disk_used is not None:
+        rows.append(["Disk /", disk, _color(usage.disk_used / usage.disk_total)])
+    if usage.ram_total and usage.ram_used is not None:
+        rows.append(["RAM", _share(usage.ram_used, usage.ram_total), _color(usage.ram_used / usage.ram_total)])
+    if usage.uptime_s is not None:
+        minutes = int(usage.uptime_s) // 60
+        rows.append(["Uptime", "%dd %dh %dm" % (minutes // 1440, minutes // 60 % 24, minutes % 60), ""])
+    return rows
+
+
+def _disk(usage: Usage) -> Optional[str]:
+    return _share(usage.disk_used, usage.disk_total) if usage.disk_total and usage.disk_used is not None else None
+
+
+def _share(used: int, total: int) -> str:
+    return "%.1f GB / %.1f GB (%d%%)" % (used / _GIB, total / _GIB, round(100.0 * used / total))
+
+
+def _color(share: float) -> str:
+    return "green" if share < 0.8 else "yellow" if share < 0.9 else "red"

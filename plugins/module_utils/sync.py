@@ -1,0 +1,519 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""From a held sandbox to the queue: see what changed, read a turn, seal it, commit it with its cursor.
+
+One SandboxSync per held sandbox. It never blocks on the network and never raises for one bad
+source: a source that cannot be read is noted in ``problems`` and tried again when it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Callable, Optional
+
+from . import wire
+from .errors import Refused, StateError, Unreadable, shown
+from .model import Sandbox
+from .queue import Queue, Sealed, SessionRow, SourceRow, idempotency_key
+from .read import index, layout, tail
+from .read.jsonl import Counts
+from .read.routes import HeldSandbox, memory_name
+from .read.sent import MAX_HASHES, SentLines
+from .seal import Sealer, to_blob
+
+LAYOUT_INTERVAL_S = 5.0
+INDEX_INTERVAL_S = 15.0
+MEMORY_INTERVAL_S = 5.0
+# How long after a rewrite lines are still compared with what was sent: the writer may be half way.
+REREAD_GRACE_S = 600.0
+FORGET_AFTER_S = 3600.0
+MAX_MEMORY_BYTES_PER_UPLOAD = 6 << 20
+ACTIVE_S, IDLE_S = 120.0, 600.0
+MAX_PROBLEMS = 100
+
+Signature = tuple[int, int, int, int, int]  # ino, dev, size, mtime_ns, ctime_ns
+
+
+def _signature(seen: os.stat_result) -> Signature:
+    return (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
+@dataclass
+class Context:
+    """What every sandbox of this process shares."""
+
+    queue: Queue
+    sealer: Sealer
+    node_id: str
+    compress: Callable[[], bool]
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass
+class _File:
+    """One transcript as last seen: its row (None until first read), and what was found in it."""
+
+    row: SourceRow
+    signature: Optional[Signature] = None
+    skip: Optional[tail.Skip] = None
+    sent: Optional[SentLines] = None
+    reread_until: float = 0.0
+    gone_since: Optional[float] = None
+    changed_at: float = 0.0
+    served_at: float = 0.0
+    size: int = 0
+
+
+@dataclass
+class _Agent:
+    """One agent's transcripts: what the directory listed, what the index said, and every file's state."""
+
+    place: layout.Agent
+    files: dict[tuple[bytes, int], _File]  # by (session, inode)
+    sessions: dict[bytes, int]  # session -> id of its row
+    listing: list[tuple[bytes, layout.SessionName]]
+    listing_signature: tuple[int, int] = (0, 0)
+    listed_at: float = -1e9
+    entries: Optional[dict[str, index.Entry]] = None
+    index_signature: Optional[Signature] = None
+    index_at: float = -1e9
+
+
+class SandboxSync:
+    """Reads one sandbox. Call scan() for the sources that have something new, turn() for each of them."""
+
+    def __init__(self, held: HeldSandbox, context: Context) -> None:
+        self.held = held
+        self.context = context
+        self.problems: dict[str, str] = {}
+        self.events = self.batches = self.bytes = 0
+        self._agents: dict[bytes, _Agent] = {}
+        self._memory_seen: dict[bytes, tuple[Any, ...]] = {}
+        self._layout_at = self._memory_at = context.clock()
+        self._load_agents()
+
+    @property
+    def sandbox(self) -> Sandbox:
+        return self.held.sandbox
+
+    def close(self) -> None:
+        self.held.close()
+
+    def _problem(self, label: str, text: str) -> None:
+        if label in self.problems or len(self.problems) < MAX_PROBLEMS:
+            self.problems[label] = text
+
+    # -- what is there -------------------------------------------------------
+
+    def _load_agents(self) -> None:
+        wanted = {agent.sessions: agent for state in self.held.states for agent in state.agents}
+        for path in [path for path in self._agents if path not in wanted]:
+            del self._agents[path]
+        for path, place in wanted.items():
+            if path not in self._agents:
+                self._agents[path] = self._known_agent(place)
+
+    def _agent_key(self, place: layout.Agent) -> bytes:
+        """Cursors of two state directories of one sandbox (profiles) must not meet: the path tells them apart."""
+        return place.sessions
+
+    def _known_agent(self, place: layout.Agent) -> _Agent:
+        files: dict[tuple[bytes, int], _File] = {}
+        sessions: dict[bytes, int] = {}
+        for session, (session_id, rows) in self.context.queue.sources(self.sandbox.uid, self._agent_key(place)).items():
+            sessions[session] = session_id
+            for row in rows:
+                # What the last commit saw needs no second look while the file's identity says it is the same.
+                signature = (row.ino, row.dev, row.size, row.mtime_ns, row.ctime_ns) if row.mtime_ns else None
+                files[(session, row.ino)] = _File(row, signature)
+        return _Agent(place, files, sessions, [])
+
+    def scan(self) -> list[tuple[_Agent, _File, bytes, layout.SessionName]]:
+        """Return the sources that have changed since they were last read, in reading order. Cheap when idle."""
+        now = self.context.clock()
+        if now - self._layout_at >= LAYOUT_INTERVAL_S or not self.held.states:
+            self._layout_at = now
+            self.held.refresh()
+            self._load_agents()
+        changed: list[tuple[_Agent, _File, bytes, layout.SessionName]] = []
+        for agent in self._agents.values():
+            # The files of one session are read one after the other: what a later one repeats must have been sent by then.
+            busy: set[bytes] = set()
+            try:
+                with self.held.root.open_dir(agent.place.sessions) as directory:
+                    self._list(agent, directory, now)
+                    self._read_index(agent, directory, now)
+                    for name, meaning in agent.listing:
+                        seen = directory.stat(name)
+                        if seen is None:
+                            agent.listing_signature = (0, 0)
+                            continue
+                        found = self._file_of(agent, name, meaning, seen, now)
+                        if found is not None and meaning.session not in busy:
+                            busy.add(meaning.session)
+                            changed.append((agent, found, name, meaning))
+                self.problems.pop(shown(agent.place.sessions), None)
+            except FileNotFoundError:
+                agent.listing = []
+                agent.listing_signature = (0, 0)
+            except Unreadable as exc:
+                self._problem(shown(agent.place.sessions), str(exc))
+            self._forget(agent, now)
+        return changed
+
+    def _list(self, agent: _Agent, directory: Any, now: float) -> None:
+        seen = os.fstat(directory.fd)
+        signature = (seen.st_ino, seen.st_mtime_ns)
+        # Directory times are coarse on older kernels: list again now and then even when nothing moved.
+        if signature == agent.listing_signature and now - agent.listed_at < LAYOUT_INTERVAL_S * 2:
+            return
+        listing, more = layout.session_files(directory)
+        if more:
+            self._problem(shown(agent.place.sessions), "more than %d files; the rest is not read" % layout.MAX_SESSION_FILES)
+        agent.listing, agent.listing_signature, agent.listed_at = listing, signature, now
+
+    def _file_of(self, agent: _Agent, name: bytes, meaning: layout.SessionName, seen: os.stat_result, now: float) -> Optional[_File]:
+        """Return the state of a listed file when it is to be read, None when nothing changed."""
+        key = (meaning.session, seen.st_ino)
+        signature = _signature(seen)
+        known = agent.files.get(key)
+        if known is not None:
+            known.gone_since = None
+            known.size = seen.st_size
+            if known.row.name != name:
+                known.row.name = name
+            if known.signature == signature:
+                return None
+            known.changed_at = now
+            return known
+        if not stat.S_ISREG(seen.st_mode):
+            self._problem(shown(name), "not a regular file: refused")
+            return None
+        if seen.st_size == 0:
+            return None
+        session_id = agent.sessions.get(meaning.session)
+        if session_id is None:
+            session_id = self.context.queue.session(self.sandbox.uid, self._agent_key(agent.place), meaning.session)
+            agent.sessions[meaning.session] = session_id
+        again = any(session == meaning.session and file.row.records for (session, _ino), file in agent.files.items()) or self._was_sent(
+            session_id
+        )
+        row = SourceRow(0, session_id, name, seen.st_ino, seen.st_dev, rereading=again)
+        known = _File(row, changed_at=now, size=seen.st_size)
+        if again:
+            known.reread_until = now + REREAD_GRACE_S
+        agent.files[key] = known
+        return known
+
+    def _was_sent(self, session_id: int) -> bool:
+        return bool(self.context.queue.sent_hashes(session_id, 1))
+
+    def _forget(self, agent: _Agent, now: float) -> None:
+        """Drop what has been gone for an hour, so that state stays as small as the sandbox."""
+        if now - agent.listed_at > 0.5:
+            return
+        present = {meaning.session for _name, meaning in agent.listing}
+        stale = []
+        for key, file in agent.files.items():
+            if key[0] in present:
+                continue
+            if file.gone_since is None:
+                file.gone_since = now
+            elif now - file.gone_since > FORGET_AFTER_S:
+                stale.append(key)
+        if stale:
+            self.context.queue.forget_sources([agent.files[key].row.id for key in stale])
+            for key in stale:
+                del agent.files[key]
+                agent.sessions.pop(key[0], None)
+
+    def _read_index(self, agent: _Agent, directory: Any, now: float) -> None:
+        """Read sessions.json when it changed, not more often than is useful: it is rewritten many times a turn."""
+        if now - agent.index_at < INDEX_INTERVAL_S and agent.entries is not None:
+            return
+        seen = directory.stat(b"sessions.json")
+        if seen is None or _signature(seen) == agent.index_signature:
+            agent.entries = agent.entries or {}
+            return
+        agent.index_at = now
+        try:
+            data, read = directory.read_small(b"sessions.json", index.MAX_INDEX_BYTES + 1)
+        except (FileNotFoundError, Unreadable) as exc:
+            self._problem("sessions.json", str(exc))
+            agent.entries = agent.entries or {}
+            return
+        parsed = index.parse(data) if len(data) <= index.MAX_INDEX_BYTES else None
+        if parsed is None:
+            agent.entries = agent.entries or {}
+            return
+        before, agent.entries, agent.index_signature = agent.entries or {}, parsed, _signature(read)
+        for session, session_id in agent.sessions.items():
+            name = session.decode("utf-8", "replace")
+            if before.get(name) != parsed.get(name):
+                self.context.queue.touch_session(session_id)
+
+    def sizes(self) -> dict[int, tuple[int, float]]:
+        """Return {source id: (size as last seen, seconds since it changed)} for status."""
+        now = self.context.clock()
+        found: dict[int, tuple[int, float]] = {}
+        for agent in list(self._agents.values()):
+            for file in list(agent.files.values()):
+                if file.row.id and file.size:
+                    found[file.row.id] = (file.size, now - file.changed_at if file.changed_at else 0.0)
+        return found
+
+    # -- one turn -------------------------------------------------------------
+
+    def turn(self, agent: _Agent, file: _File, name: bytes, meaning: layout.SessionName) -> bool:
+        """Read, seal and commit one turn of a source. True when it has more to take at once."""
+        label = shown(name)
+        file.served_at = self.context.clock()
+        try:
+            with self.held.root.open_dir(agent.place.sessions) as directory:
+                fd = directory.open_file(name)
+        except FileNotFoundError:
+            return False
+        except Unreadable as exc:
+            self._problem(label, str(exc))
+            if isinstance(exc, Refused):
+                # Nothing to read in there, ever; look again only when the entry changes.
+                seen = self._stat(agent, name)
+                file.signature = _signature(seen) if seen is not None else None
+            return False
+        try:
+            more = self._turn(fd, agent, file, meaning)
+            self.problems.pop(label, None)
+            return more
+        except (Unreadable, OSError) as exc:
+            self._problem(label, str(exc))
+            self._reload(agent, file, meaning)
+            return False
+        except StateError:
+            # Our own disk: the turn was not stored, so it did not happen.
+            self._reload(agent, file, meaning)
+            raise
+        finally:
+            os.close(fd)
+
+    def _stat(self, agent: _Agent, name: bytes) -> Optional[os.stat_result]:
+        try:
+            with self.held.root.open_dir(agent.place.sessions) as directory:
+                return directory.stat(name)
+        except (FileNotFoundError, Unreadable):
+            return None
+
+    def _turn(self, fd: int, agent: _Agent, file: _File, meaning: layout.SessionName) -> bool:
+        seen = os.fstat(fd)
+        row = file.row
+        now = self.context.clock()
+        if seen.st_ino != row.ino:
+            return False  # replaced between listing and opening: the next scan sees the new one
+        if seen.st_size == 0 and row.offset:
+            # Emptied for a moment while it is rewritten, or for good: either way there is nothing to take.
+            file.signature = _signature(seen)
+            return False
+        if row.offset and not tail.still_fits(fd, row, seen.st_size):
+            self._new_generation(row)
+            file.skip, file.sent = None, None
+            file.reread_until = now + REREAD_GRACE_S
+        if file.skip is not None and file.skip.scanned > seen.st_size:
+            file.skip = None
+        sent = self._sent_lines(fd, file, now)
+        counts = Counts(self.context.queue.stats(row.session))
+        row.dev = seen.st_dev
+        before = row.offset
+        turn = tail.read_turn(fd, row, seen.st_size, counts, sent, file.skip)
+        row.size, row.mtime_ns, row.ctime_ns = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+        if turn.more:
+            row.mtime_ns = 0  # not "nothing changed" after a restart
+        if row.offset != before or turn.batches or turn.poison or row.id == 0:
+            sealed = [self._seal(agent, meaning, row, batch) for batch in turn.batches]
+            counted = turn.counts.text() if turn.batches else None
+            self.context.queue.commit_turn(row, sealed, turn.hashes, turn.poison, counted)
+            self.batches += len(sealed)
+            self.bytes += sum(len(batch.payload) for batch in sealed)
+            self.events += sum(batch.records for batch in sealed)
+        file.skip = turn.skip
+        file.signature = None if turn.more else _signature(seen)
+        return turn.more
+
+    @staticmethod
+    def _new_generation(row: SourceRow) -> None:
+        row.generation += 1
+        row.offset, row.marker, row.rereading = 0, b"", True
+
+    def _sent_lines(self, fd: int, file: _File, now: float) -> Optional[SentLines]:
+        """Return what was sent of this session while its file is read a second time, None in the usual case."""
+        row = file.row
+        if not row.rereading:
+            file.sent = None
+            return None
+        if file.sent is None:
+            file.sent = SentLines(self.context.queue.sent_hashes(row.session, MAX_HASHES))
+            if row.offset:
+                tail.count_prefix(fd, row.offset, file.sent)
+            file.reread_until = file.reread_until or now + REREAD_GRACE_S
+        elif now > file.reread_until:
+            row.rereading, file.sent = False, None
+        return file.sent
+
+    def _reload(self, agent: _Agent, file: _File, meaning: layout.SessionName) -> None:
+        """Throw away a row that an abandoned turn has changed; the stored cursor is the truth."""
+        file.signature, file.skip, file.sent = None, None, None
+        stored = self.context.queue.sources(self.sandbox.uid, self._agent_key(agent.place)).get(meaning.session)
+        for row in stored[1] if stored else ():
+            if row.ino == file.row.ino:
+                file.row = row
+                return
+        file.row = SourceRow(0, file.row.session, file.row.name, file.row.ino, file.row.dev, rereading=file.row.rereading)
+
+    def _seal(self, agent: _Agent, meaning: layout.SessionName, row: SourceRow, batch: tail.Batch) -> Sealed:
+        session = meaning.session.decode("utf-8", "backslashreplace")
+        entry = (agent.entries or {}).get(session)
+        plaintext = wire.events(
+            node_id=self.context.node_id,
+            session_file=session + ".jsonl",
+            lines=batch.lines,
+            source=self._source(agent.place.agent),
+            subagent_id=entry.subagent_id if entry is not None else None,
+        )
+        key = idempotency_key(
+            self.sandbox.uid,
+            agent.place.sessions,
+            meaning.session,
+            row.ino,
+            row.generation,
+            batch.start,
+            batch.end,
+            batch.lines[0],
+            batch.lines[-1],
+        )
+        envelope = self.context.sealer.seal(plaintext, compress=self.context.compress())
+        return Sealed(wire.EVENTS, key, envelope, len(batch.lines))
+
+    def _source(self, agent: Optional[bytes]) -> dict[str, Optional[str]]:
+        source: dict[str, Optional[str]] = {
+            "sandbox.name": self.sandbox.name,
+            "sandbox.type": self.sandbox.type,
+            "sandbox.id": self.sandbox.uid,
+        }
+        if agent is not None:
+            source["agent"] = agent.decode("utf-8", "backslashreplace")
+        return source
+
+    # -- memory files ------------------------------------------------------------
+
+    def memory(self, *, at_once: bool = False) -> bool:
+        """Enqueue the sandbox's memory files when any of them changed. True when something was stored."""
+        now = self.context.clock()
+        if not at_once and now - self._memory_at < MEMORY_INTERVAL_S:
+            return False
+        self._memory_at = now
+        found = [
+            (workspace, name, seen)
+            for state in self.held.states
+            for workspace in state.workspaces
+            for name, seen in layout.memory_files(self.held.root, workspace)
+        ]
+        seen_now: dict[bytes, tuple[Any, ...]] = {workspace + b"/" + name: _signature(seen) for workspace, name, seen in found}
+        if seen_now == self._memory_seen or not found:
+            return False
+        files, left = [], MAX_MEMORY_BYTES_PER_UPLOAD
+        for workspace, name, _seen in found:
+            path = workspace + b"/" + name
+            try:
+                data, read = self.held.root.read_small(path, min(left, wire.MAX_MEMORY_CHARS * 4))
+                self.problems.pop(shown(path), None)
+            except FileNotFoundError:
+                continue
+            except Unreadable as exc:
+                self._problem(shown(path), str(exc))
+                continue
+            left -= len(data)
+            files.append(
+                {
+                    "name": memory_name(workspace, name).decode("utf-8", "backslashreplace"),
+                    "size": read.st_size,
+                    "modified": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0, min(read.st_mtime, 2**33)))),
+                    "content": data.decode("utf-8", "replace")[: wire.MAX_MEMORY_CHARS],
+                }
+            )
+        self._memory_seen = seen_now
+        if not files:
+            return False
+        plaintext = wire.memory(node_id=self.context.node_id, files=files, source=self._source(None))
+        digest = idempotency_key(self.sandbox.uid, plaintext)
+        slot = "memory:" + self.sandbox.uid
+        if self.context.queue.get_meta(slot) == digest:
+            return False
+        envelope = self.context.sealer.seal(plaintext, compress=self.context.compress())
+        self.context.queue.enqueue(Sealed(wire.MEMORY, digest, envelope, len(files), slot=slot), meta=(slot, digest))
+        self.batches += 1
+        self.bytes += len(envelope)
+        return True
+
+    # -- session rows ----------------------------------------------------------------
+
+    def session_row(self, stored: SessionRow) -> Optional[dict[str, Any]]:
+        """Return the row of /ingest/sessions for one of our sessions: counts in the clear, its title sealed."""
+        agent = next((item for item in self._agents.values() if self._agent_key(item.place) == stored.agent), None)
+        return session_row(stored, (agent.entries or {}) if agent is not None else {}, self.sandbox, self.context.sealer)
+
+    def quiet_sessions(self) -> None:
+        """Mark the rows of sessions that have just become idle or ended, so that their new status is sent."""
+        now = self.context.clock()
+        for agent in self._agents.values():
+            for file in agent.files.values():
+                for limit in (ACTIVE_S, IDLE_S):
+                    if file.changed_at and file.changed_at + limit <= now < file.changed_at + limit + LAYOUT_INTERVAL_S * 2:
+                        self.context.queue.touch_session(file.row.session)
+
+
+def session_row(stored: SessionRow, entries: dict[str, index.Entry], sandbox: Optional[Sandbox], sealer: Sealer) -> dict[str, Any]:
+    """Return one row of /ingest/sessions (reference/clawmetry.md §1 "Session row")."""
+    counts = Counts(stored.stats)
+    session = stored.session.decode("utf-8", "backslashreplace")
+    entry = entries.get(session)
+    key = index.public_key(entry.key, sealer.pseudonym) if entry is not None else None
+    title = None
+    if entry is not None and entry.title:
+        title = to_blob(sealer.seal(wire.dumps({"display_name": entry.title}))).decode("ascii")
+    return {
+        "session_id": session,
+        "display_name": key or shown(session)[:8],
+        "display_name_blob": title,
+        "session_key": key,
+        "channel": shown(entry.channel) if entry is not None and entry.channel else None,
+        "chat_type": shown(entry.chat_type) if entry is not None and entry.chat_type else None,
+        "status": _status(counts.updated),
+        "model": counts.main_model,
+        "recent_model": counts.model,
+        "runtime": "openclaw",
+        "total_tokens": counts.tokens,
+        "total_cost": counts.cost,
+        "started_at": counts.started,
+        "updated_at": counts.updated,
+        "event_count": counts.events,
+        "size_bytes": counts.bytes,
+        "sandbox.name": sandbox.name if sandbox is not None else None,
+        "sandbox.type": sandbox.type if sandbox is not None else None,
+    }
+
+
+def _status(updated: Optional[str]) -> Optional[str]:
+    """Return active, idle or ended by the age of the last record; None when it has no readable time."""
+    try:
+        stamp = datetime.fromisoformat((updated or "").replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=timezone.utc)
+    age = (datetime.now(timezone.utc) - stamp).total_seconds()
+    return "active" if age < ACTIVE_S else "idle" if age < IDLE_S else "ended"

@@ -1,0 +1,4 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: GPL-3.0-or-later

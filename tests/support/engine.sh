@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Copyright (c) 2026, ClawMetry sync contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The Docker engine of the tests and its images, made here without any registry.
+#
+#   engine.sh up             an engine answers (started by us when none did), our images exist
+#   engine.sh images         only the images
+#   engine.sh sweep          removes the containers, volumes and networks of the tests, nothing else
+#   engine.sh down           stops the engine, if it was us who started it
+#   engine.sh clean          sweep, our images, down, and the engine's own data
+#
+# Everything it keeps lies in $CLAWMETRY_TEST_CACHE. It never prunes: what is not ours stays.
+
+set -euo pipefail
+umask 022
+
+cache=${CLAWMETRY_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/clawmetry-sync-tests}
+engine_dir=$cache/engine
+label=clawmetry-test
+# A recipe that changes gets a new number, so that an old cached image is not used.
+sandbox_image=clawmetry-test/sandbox:1
+host_image=clawmetry-test/host:1
+openclaw_image=ghcr.io/nvidia/openshell-community/sandboxes/openclaw:test
+cuda_image=nvidia/cuda:test
+unset DOCKER_HOST DOCKER_CONTEXT # the tests use this machine's own engine and never a remote one
+
+say() { printf '== %s\n' "$*" >&2; }
+die() {
+    printf 'engine.sh: %s\n' "$*" >&2
+    exit 1
+}
+answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+has_image() { docker image inspect "$1" >/dev/null 2>&1; }
+
+start_engine() {
+    if answers; then return; fi
+    command -v dockerd >/dev/null || die "no Docker engine answers and dockerd is not installed. Next: scripts/test installs it"
+    [ "$(id -u)" = 0 ] || die "no Docker engine answers and only root can start one. Next: sudo scripts/test"
+    mkdir -p "$engine_dir"
+    say "No Docker engine answers: starting dockerd (log: $engine_dir/dockerd.log)"
+    # Its data is apart from /var/lib/docker, so that `clean` can remove it whole.
+    # The lock of our caller is closed, or the daemon would hold it for ever.
+    setsid dockerd --host unix:///var/run/docker.sock --pidfile "$engine_dir/dockerd.pid" --data-root "$engine_dir/data" \
+        >"$engine_dir/dockerd.log" 2>&1 </dev/null 9>&- &
+    for _ in $(seq 60); do
+        if answers; then return; fi
+        sleep 1
+    done
+    tail -n 20 "$engine_dir/dockerd.log" >&2
+    die "dockerd did not answer within 60 s"
+}
+
+stop_engine() {
+    local pid
+    pid=$(cat "$engine_dir/dockerd.pid" 2>/dev/null) || return 0
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ] || return 0
+    say "Stopping the dockerd started by the tests"
+    kill "$pid"
+    for _ in $(seq 30); do
+        [ -d "/proc/$pid" ] || return 0
+        sleep 1
+    done
+    die "dockerd (pid $pid) does not stop"
+}
+
+# import_image ROOT IMAGE [dockerfile instruction…]: a root directory becomes an image
+import_image() {
+    local root=$1 image=$2 change=()
+    shift 2
+    for instruction in "$@"; do change+=(--change "$instruction"); done
+    tar --numeric-owner -C "$root" -c . | docker import "${change[@]}" - "$image" >/dev/null
+}
+
+# A few kilobytes of userland: what a test needs to write transcripts and hostile files from inside.
+build_sandbox() {
+    if has_image "$sandbox_image" && has_image "$openclaw_image" && has_image "$cuda_image"; then return; fi
+    local busybox root=$work/sandbox
+    busybox=$(command -v busybox) || die "busybox is missing. Next: scripts/test installs busybox-static"
+    say "Building $sandbox_image"
+    mkdir -p "$root"/{bin,dev,etc,proc,root,run,sandbox,sys,tmp}
+    cp "$busybox" "$root/bin/busybox"
+    while read -r applet; do
+        [ "$applet" = busybox ] || ln -s busybox "$root/bin/${applet##*/}"
+    done < <("$busybox" --list)
+    printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'sandbox:x:998:998::/sandbox:/bin/sh' >"$root/etc/passwd"
+    printf '%s\n' 'root:x:0:' 'sandbox:x:998:' >"$root/etc/group"
+    chmod 1777 "$root/tmp"
+    chown 998:998 "$root/sandbox"
+    local idle='CMD ["/bin/sh", "-c", "trap exit TERM; while :; do sleep 3600 & wait; done"]'
+    import_image "$root" "$sandbox_image" "$idle" "LABEL $label=image"
+    # The label gives each an id of its own, as images of different makers have.
+    import_image "$root" "$openclaw_image" "$idle" "LABEL $label=openclaw"
+    import_image "$root" "$cuda_image" "$idle" "LABEL $label=cuda"
+}
+
+# The machine's own distribution with systemd and a Docker engine: a host to install the daemon on.
+build_host() {
+    if has_image "$host_image"; then return; fi
+    local archive=$cache/host.tar root=$work/host
+    if [ ! -s "$archive" ]; then
+        local codename mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg components=main
+        # shellcheck disable=SC1091
+        codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+        # The mirror is whichever this machine is configured to use.
+        # shellcheck disable=SC2016 # these are apt's fields, not the shell's
+        mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
+            awk -v c="$codename" '($1 == "Debian" || $1 == "Ubuntu") && $2 == c {print $3; exit}')
+        [ -n "$mirror" ] || die "no Debian or Ubuntu mirror for $codename in the apt sources. Next: apt-get update"
+        if [ -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ]; then
+            keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg components=main,universe
+        fi
+        say "Building $host_image ($codename), about three minutes"
+        debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
+            --include=systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,iptables,docker.io \
+            "$codename" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 </dev/null ||
+            die "debootstrap failed. Next: tail $cache/debootstrap.log"
+        rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
+        : >"$root/etc/machine-id"
+        local unit
+        for unit in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-timesyncd.service \
+            systemd-resolved.service systemd-networkd.service getty@tty1.service console-getty.service; do
+            ln -sf /dev/null "$root/etc/systemd/system/$unit"
+        done
+        tar --numeric-owner -C "$root" -cf "$archive.new" .
+        mv "$archive.new" "$archive"
+    fi
+    docker import --change 'CMD ["/lib/systemd/systemd"]' --change 'ENV container=docker' --change "LABEL $label=host" \
+        "$archive" "$host_image" >/dev/null
+}
+
+sweep() {
+    answers || return 0
+    local ids
+    mapfile -t ids < <(docker ps -aq --filter "label=$label")
+    [ ${#ids[@]} = 0 ] || docker rm -f -v "${ids[@]}" >/dev/null
+    mapfile -t ids < <(docker volume ls -q --filter "label=$label")
+    [ ${#ids[@]} = 0 ] || docker volume rm "${ids[@]}" >/dev/null
+    mapfile -t ids < <(docker network ls -q --filter "label=$label")
+    [ ${#ids[@]} = 0 ] || docker network rm "${ids[@]}" >/dev/null
+}
+
+images() {
+    mkdir -p "$cache/tmp"
+    work=$(mktemp -d "$cache/tmp/images.XXXXXX")
+    trap 'rm -rf --one-file-system "$work"' EXIT
+    build_sandbox
+    build_host
+}
+
+mkdir -p "$cache"
+exec 9>"$cache/engine.lock"
+flock 9
+case ${1-} in
+up)
+    start_engine
+    images
+    ;;
+images) images ;;
+sweep) sweep ;;
+down) stop_engine ;;
+clean)
+    sweep
+    if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$host_image" >/dev/null 2>&1 || true; fi
+    stop_engine
+    rm -rf --one-file-system "$engine_dir" "$cache/host.tar" "$cache/tmp"
+    ;;
+*) die "usage: engine.sh up|images|sweep|down|clean" ;;
+esac
