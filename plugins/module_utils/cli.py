@@ -77,19 +77,22 @@ def _keygen(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_config(args: argparse.Namespace) -> int:
-    settings = load(args.config)
-    text = secretfile.encryption_key_text(settings, os.environ)
-    if is_passphrase(text):
-        print(
-            "clawmetry: warning: the encryption key is a passphrase; ClawMetry's unsalted derivation is used. Better: clawmetry keygen",
-            file=sys.stderr,
-        )
-    sealer = Sealer(parse_key(text))
+def checked(config: Optional[str]) -> Settings:
+    """Load a configuration and check all that would fail at start, sending nothing. Raises ConfigError."""
+    settings = load(config)
+    sealer = Sealer(parse_key(secretfile.encryption_key_text(settings, os.environ)))
     if not settings.is_archive:
         make_target(settings, os.environ, sealer).close()
     if os.path.exists(settings.state_dir) and not os.access(settings.state_dir, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError("the state directory is not ours to write", where=settings.state_dir)
+    return settings
+
+
+def _check_config(args: argparse.Namespace) -> int:
+    settings = checked(args.config)
+    if is_passphrase(secretfile.encryption_key_text(settings, os.environ)):
+        text = "the encryption key is a passphrase; ClawMetry's unsalted derivation is used. Better: clawmetry keygen"
+        print("clawmetry: warning: %s" % text, file=sys.stderr)
     print("clawmetry: %s is fine; data goes to %s" % (settings.path or "the default configuration", settings.ingest_url), file=sys.stderr)
     return 0
 
@@ -97,22 +100,16 @@ def _check_config(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     log = Log(args.log_level, stamp="JOURNAL_STREAM" not in os.environ)
     notifier = Notifier(os.environ)
-    settings = load(args.config)
-    while True:
-        again = _one_life(settings, log, notifier)
-        if not again:
-            return 0
-        try:
-            settings = load(args.config)
-            log("info", "reloaded", config=settings.path or "defaults")
-        except ClawmetryError as exc:
-            log("error", "reload-refused", reason=str(exc), next_step="the old configuration stays in force")
+    settings: Optional[Settings] = checked(args.config)
+    while settings is not None:
+        settings = _one_life(settings, args.config, log, notifier)
+    return 0
 
 
-def _one_life(settings: Settings, log: Log, notifier: Notifier) -> bool:
-    """Run until SIGTERM (False) or SIGHUP (True)."""
+def _one_life(settings: Settings, config: Optional[str], log: Log, notifier: Notifier) -> Optional[Settings]:
+    """Run until SIGTERM (None) or until SIGHUP has found a configuration that is fine (its settings)."""
     daemon = Daemon(settings, os.environ, log)
-    reload_asked = []
+    following: list[Settings] = []
 
     def on_stop(_number: int, _frame: object) -> None:
         if daemon.stop.is_set():
@@ -121,7 +118,12 @@ def _one_life(settings: Settings, log: Log, notifier: Notifier) -> bool:
         daemon.wake.set()
 
     def on_reload(_number: int, _frame: object) -> None:
-        reload_asked.append(True)
+        try:
+            following.append(checked(config))
+        except ClawmetryError as exc:
+            log("error", "reload-refused", reason=str(exc), next_step="the old configuration stays in force")
+            return
+        log("info", "reloading", config=following[-1].path or "defaults")
         daemon.stop.set()
         daemon.wake.set()
 
@@ -135,12 +137,12 @@ def _one_life(settings: Settings, log: Log, notifier: Notifier) -> bool:
         log("info", "running", version=VERSION, node=daemon.node_id, target=daemon.target.url, state_dir=settings.state_dir)
         notifier.send("READY=1")
         daemon.run(notifier.alive)
-        notifier.send("RELOADING=1" if reload_asked else "STOPPING=1")
+        notifier.send("RELOADING=1" if following else "STOPPING=1")
     finally:
         server.close()
         daemon.close()
-    log("info", "stopped", pending=daemon.passes and "kept" or "none")
-    return bool(reload_asked)
+    log("info", "stopped")
+    return following[-1] if following else None
 
 
 def _answer(daemon: Daemon, request: dict[str, Any]) -> dict[str, Any]:

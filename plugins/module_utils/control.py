@@ -79,7 +79,7 @@ class Server:
                 request = json.loads(_read_all(connection, 65536))
                 answer = self._handler(request) if isinstance(request, dict) else {}
                 connection.sendall(json.dumps(answer).encode())
-            except (OSError, ValueError, StateError):
+            except (OSError, ValueError, RecursionError, StateError):
                 return
 
     def close(self) -> None:

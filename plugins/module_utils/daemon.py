@@ -42,6 +42,8 @@ ROUND_S = 0.5
 DRAIN_S = 60.0
 FLUSH_S = 8.0
 TRIM_INTERVAL_S = 30.0
+# A sandbox that has not been seen for so long is as good as gone; its cursors go.
+FORGET_SANDBOX_S = 7 * 86400.0
 # After trouble of our own (disk full, no descriptors): wait, then try again; cursors have not moved.
 TROUBLE_PAUSE_S = 5.0
 
@@ -190,6 +192,8 @@ class Daemon:
         if now - self._trim_at >= TRIM_INTERVAL_S:
             self._trim_at = now
             self.queue.trim()
+            self.queue.forget_sandboxes([*self._syncs, *self._waiting, *(sync.sandbox.uid for sync, _until in self._draining)],
+                                        time.time() - FORGET_SANDBOX_S)  # fmt: skip
         self.busy = more
         self.passes += 1
         return more
@@ -206,11 +210,11 @@ class Daemon:
         for held in ready:
             self._waiting[held.sandbox.uid] = held
         draining = {sync.sandbox.uid for sync, _until in self._draining}
-        for uid in [uid for uid in self._waiting if uid not in draining]:
-            held = self._waiting.pop(uid)
-            sync = SandboxSync(held, self.context)
+        for uid in [uid for uid in self._waiting if uid not in draining and uid not in self._syncs]:
+            held = self._waiting[uid]
+            sync = self._syncs[uid] = SandboxSync(held, self.context)
+            del self._waiting[uid]
             sync.memory(at_once=True)
-            self._syncs[uid] = sync
             self.log("info", "sandbox", name=held.sandbox.name, uid=uid, type=held.sandbox.type, route=held.route)
 
     def _round(self) -> bool:

@@ -63,6 +63,7 @@ class Finder:
                     self._dropped.append(held)
         for uid, sandbox in wanted.items():
             if uid in self._held:
+                self._held[uid].sandbox = sandbox  # its name or status may be another by now
                 continue
             held_now = self._hold(sandbox, unreadable)
             if held_now is not None:

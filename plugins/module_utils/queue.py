@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import sqlite3
 import stat
@@ -169,6 +170,31 @@ def _connect(path: str, uri_mode: str = "rwc") -> sqlite3.Connection:
     return connection
 
 
+def _create(path: str) -> None:
+    """Make an empty queue.db beside PATH and put it there whole: a kill at any point leaves none, or a good one."""
+    unborn = path + ".new"
+    for leftover in (unborn, unborn + "-wal", unborn + "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
+    with contextlib.closing(_connect(unborn)) as db:
+        db.execute("PRAGMA page_size=16384")
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("BEGIN")
+        for statement in _SCHEMA.split(";"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute("PRAGMA user_version=%d" % SCHEMA_VERSION)
+        db.execute("COMMIT")
+    # Closing the only connection has moved the log into the file and synced it.
+    os.rename(unborn, path)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 class Queue:
     """One connection to queue.db; the reader and the shipper each have their own."""
 
@@ -184,32 +210,16 @@ class Queue:
                 raise StateError("queue.db is empty, which it never is when whole", where=path, next_step=_CURE)
         previous = os.umask(0o077)
         try:
-            self.db = _connect(path)
             if fresh:
-                self._create()
-            else:
-                self._check_version()
-                if check:
-                    self._check_pages()
+                _create(path)
+            self.db = _connect(path)
+            self._check_version()
+            if check and not fresh:
+                self._check_pages()
         except sqlite3.DatabaseError as exc:
             raise StateError("queue.db cannot be used", where=path, cause=str(exc), next_step=_CURE) from exc
         finally:
             os.umask(previous)
-
-    def _create(self) -> None:
-        self.db.execute("PRAGMA page_size=8192")
-        self.db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        self.db.execute("PRAGMA journal_mode=WAL")
-        with self.transaction():
-            for statement in _SCHEMA.split(";"):
-                if statement.strip():
-                    self.db.execute(statement)
-            self.db.execute("PRAGMA user_version=%d" % SCHEMA_VERSION)
-        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _check_version(self) -> None:
         self.db.execute("PRAGMA journal_mode=WAL")
@@ -285,14 +295,11 @@ class Queue:
 
     # -- sources and their cursors -------------------------------------------
 
-    def session(self, sandbox: str, agent: bytes, session: bytes) -> int:
+    def _session(self, sandbox: str, agent: bytes, session: bytes) -> int:
         """Return the id of a session's row, made when it is new."""
+        self.db.execute("INSERT OR IGNORE INTO session(sandbox, agent, session) VALUES(?,?,?)", (sandbox, agent, session))
         found = self.db.execute("SELECT id FROM session WHERE sandbox=? AND agent=? AND session=?", (sandbox, agent, session)).fetchone()
-        if found is not None:
-            return int(found[0])
-        with self.transaction():
-            cursor = self.db.execute("INSERT INTO session(sandbox, agent, session) VALUES(?,?,?)", (sandbox, agent, session))
-        return int(cursor.lastrowid or 0)
+        return int(found[0])
 
     def sources(self, sandbox: str, agent: bytes) -> dict[bytes, tuple[int, list[SourceRow]]]:
         """Return every known source of an agent: {session: (session id, [rows])}."""
@@ -328,11 +335,23 @@ class Queue:
             ),
         )  # fmt: skip
 
-    def commit_turn(self, row: SourceRow, batches: Sequence[Sealed], hashes: bytes, poison: Sequence[Poison], stats: Optional[str]) -> None:
-        """Store what one turn over a source produced: batches, cursor, quarantine, counts. All or nothing."""
+    def commit_turn(
+        self,
+        row: SourceRow,
+        identity: tuple[str, bytes, bytes],
+        batches: Sequence[Sealed],
+        hashes: bytes,
+        poison: Sequence[Poison],
+        stats: Optional[str],
+    ) -> None:
+        """Store what one turn over a source produced: batches, cursor, quarantine, counts. All or nothing.
+
+        IDENTITY is (sandbox uid, agent, session); the rows of a new source and session are made here.
+        """
         now = time.time()
         with self.transaction():
             if row.id == 0:
+                row.session = self._session(*identity)
                 self.add_source(row)
             for batch in batches:
                 self._insert(batch, row.id, now)
@@ -372,6 +391,17 @@ class Queue:
             self.db.execute(
                 "DELETE FROM session WHERE sent_version>=version AND NOT EXISTS(SELECT 1 FROM source WHERE source.session=session.id)"
             )
+
+    def forget_sandboxes(self, present: Sequence[str], before: float) -> int:
+        """Drop all cursors of sandboxes that are not PRESENT, were last read BEFORE that time, and have nothing pending."""
+        with self.transaction():
+            cursor = self.db.execute(
+                "DELETE FROM session WHERE sandbox NOT IN (SELECT value FROM json_each(?)) AND sandbox NOT IN"
+                " (SELECT sandbox FROM session JOIN source ON source.session=session.id WHERE source.seen>=? OR source.id IN"
+                " (SELECT source FROM outbox WHERE source IS NOT NULL))",
+                (json.dumps(list(present)), before),
+            )
+        return int(cursor.rowcount)
 
     # -- outbox ---------------------------------------------------------------
 
@@ -442,8 +472,11 @@ class Queue:
         )
         return [SessionRow(*row) for row in rows]
 
-    def touch_session(self, session: int) -> None:
-        self.db.execute("UPDATE session SET version=version+1 WHERE id=?", (session,))
+    def touch_sessions(self, sessions: Sequence[int]) -> None:
+        """Have the rows of these sessions sent again though no record came."""
+        if sessions:
+            with self.transaction():
+                self.db.executemany("UPDATE session SET version=version+1 WHERE id=?", [(number,) for number in sessions])
 
     def enqueue_rows(self, batch: Sealed, rows: Sequence[SessionRow]) -> None:
         """Queue an upload of session rows and note up to which version each is in it."""

@@ -37,6 +37,8 @@ FORGET_AFTER_S = 3600.0
 MAX_MEMORY_BYTES_PER_UPLOAD = 6 << 20
 ACTIVE_S, IDLE_S = 120.0, 600.0
 MAX_PROBLEMS = 100
+MANY_FILES = "many files"
+SLOW_SCAN_S = 0.02
 
 Signature = tuple[int, int, int, int, int]  # ino, dev, size, mtime_ns, ctime_ns
 
@@ -65,7 +67,7 @@ class _File:
     skip: Optional[tail.Skip] = None
     sent: Optional[SentLines] = None
     reread_until: float = 0.0
-    gone_since: Optional[float] = None
+    seen_at: float = 0.0
     changed_at: float = 0.0
     served_at: float = 0.0
     size: int = 0
@@ -77,7 +79,7 @@ class _Agent:
 
     place: layout.Agent
     files: dict[tuple[bytes, int], _File]  # by (session, inode)
-    sessions: dict[bytes, int]  # session -> id of its row
+    sessions: dict[bytes, int]  # session -> id of its row, once it has one
     listing: list[tuple[bytes, layout.SessionName]]
     listing_signature: tuple[int, int] = (0, 0)
     listed_at: float = -1e9
@@ -97,6 +99,8 @@ class SandboxSync:
         self._agents: dict[bytes, _Agent] = {}
         self._memory_seen: dict[bytes, tuple[Any, ...]] = {}
         self._layout_at = self._memory_at = context.clock()
+        self._scan_from = 0.0
+        self._quiet_at = context.clock()
         self._load_agents()
 
     @property
@@ -132,12 +136,25 @@ class SandboxSync:
             for row in rows:
                 # What the last commit saw needs no second look while the file's identity says it is the same.
                 signature = (row.ino, row.dev, row.size, row.mtime_ns, row.ctime_ns) if row.mtime_ns else None
-                files[(session, row.ino)] = _File(row, signature)
+                files[(session, row.ino)] = _File(row, signature, seen_at=self.context.clock())
         return _Agent(place, files, sessions, [])
 
     def scan(self) -> list[tuple[_Agent, _File, bytes, layout.SessionName]]:
-        """Return the sources that have changed since they were last read, in reading order. Cheap when idle."""
+        """Return the sources that have changed since they were last read, in reading order. Cheap when idle.
+
+        A sandbox with so many files that looking at them takes long is looked at less often: at most about
+        a fiftieth of the time goes into it.
+        """
         now = self.context.clock()
+        if now < self._scan_from:
+            return []
+        changed = self._scan(now)
+        took = self.context.clock() - now
+        if took > SLOW_SCAN_S and not changed:
+            self._scan_from = now + took * 50
+        return changed
+
+    def _scan(self, now: float) -> list[tuple[_Agent, _File, bytes, layout.SessionName]]:
         if now - self._layout_at >= LAYOUT_INTERVAL_S or not self.held.states:
             self._layout_at = now
             self.held.refresh()
@@ -176,7 +193,14 @@ class SandboxSync:
             return
         listing, more = layout.session_files(directory)
         if more:
-            self._problem(shown(agent.place.sessions), "more than %d files; the rest is not read" % layout.MAX_SESSION_FILES)
+            self._problem(MANY_FILES, "%s: more than %d; the rest is not read" % (shown(agent.place.sessions), layout.MAX_SESSION_FILES))
+        else:
+            self.problems.pop(MANY_FILES, None)
+        if self.problems:
+            # What was said of a file that is gone need not be said any longer.
+            present = {shown(name) for name, _meaning in listing}
+            for label in [label for label in self.problems if label.endswith(".jsonl") and label not in present]:
+                del self.problems[label]
         agent.listing, agent.listing_signature, agent.listed_at = listing, signature, now
 
     def _file_of(self, agent: _Agent, name: bytes, meaning: layout.SessionName, seen: os.stat_result, now: float) -> Optional[_File]:
@@ -185,10 +209,7 @@ class SandboxSync:
         signature = _signature(seen)
         known = agent.files.get(key)
         if known is not None:
-            known.gone_since = None
-            known.size = seen.st_size
-            if known.row.name != name:
-                known.row.name = name
+            known.seen_at, known.size, known.row.name = now, seen.st_size, name
             if known.signature == signature:
                 return None
             known.changed_at = now
@@ -198,45 +219,24 @@ class SandboxSync:
             return None
         if seen.st_size == 0:
             return None
-        session_id = agent.sessions.get(meaning.session)
-        if session_id is None:
-            session_id = self.context.queue.session(self.sandbox.uid, self._agent_key(agent.place), meaning.session)
-            agent.sessions[meaning.session] = session_id
-        again = any(session == meaning.session and file.row.records for (session, _ino), file in agent.files.items()) or self._was_sent(
-            session_id
-        )
-        row = SourceRow(0, session_id, name, seen.st_ino, seen.st_dev, rereading=again)
-        known = _File(row, changed_at=now, size=seen.st_size)
-        if again:
-            known.reread_until = now + REREAD_GRACE_S
+        row = SourceRow(0, agent.sessions.get(meaning.session, 0), name, seen.st_ino, seen.st_dev)
+        known = _File(row, seen_at=now, changed_at=now, size=seen.st_size)
         agent.files[key] = known
         return known
-
-    def _was_sent(self, session_id: int) -> bool:
-        return bool(self.context.queue.sent_hashes(session_id, 1))
 
     def _forget(self, agent: _Agent, now: float) -> None:
         """Drop what has been gone for an hour, so that state stays as small as the sandbox."""
         if now - agent.listed_at > 0.5:
             return
-        present = {meaning.session for _name, meaning in agent.listing}
-        stale = []
-        for key, file in agent.files.items():
-            if key[0] in present:
-                continue
-            if file.gone_since is None:
-                file.gone_since = now
-            elif now - file.gone_since > FORGET_AFTER_S:
-                stale.append(key)
+        stale = [key for key, file in agent.files.items() if now - file.seen_at > FORGET_AFTER_S]
         if stale:
-            self.context.queue.forget_sources([agent.files[key].row.id for key in stale])
-            for key in stale:
-                del agent.files[key]
-                agent.sessions.pop(key[0], None)
+            self.context.queue.forget_sources([agent.files.pop(key).row.id for key in stale])
+            kept = {session for session, _ino in agent.files}
+            agent.sessions = {session: number for session, number in agent.sessions.items() if session in kept}
 
-    def _read_index(self, agent: _Agent, directory: Any, now: float) -> None:
+    def _read_index(self, agent: _Agent, directory: Any, now: float, interval_s: float = INDEX_INTERVAL_S) -> None:
         """Read sessions.json when it changed, not more often than is useful: it is rewritten many times a turn."""
-        if now - agent.index_at < INDEX_INTERVAL_S and agent.entries is not None:
+        if now - agent.index_at < interval_s and agent.entries is not None:
             return
         seen = directory.stat(b"sessions.json")
         if seen is None or _signature(seen) == agent.index_signature:
@@ -254,10 +254,8 @@ class SandboxSync:
             agent.entries = agent.entries or {}
             return
         before, agent.entries, agent.index_signature = agent.entries or {}, parsed, _signature(read)
-        for session, session_id in agent.sessions.items():
-            name = session.decode("utf-8", "replace")
-            if before.get(name) != parsed.get(name):
-                self.context.queue.touch_session(session_id)
+        names = ((number, session.decode("utf-8", "replace")) for session, number in agent.sessions.items())
+        self.context.queue.touch_sessions([number for number, name in names if before.get(name) != parsed.get(name)])
 
     def sizes(self) -> dict[int, tuple[int, float]]:
         """Return {source id: (size as last seen, seconds since it changed)} for status."""
@@ -278,6 +276,9 @@ class SandboxSync:
         try:
             with self.held.root.open_dir(agent.place.sessions) as directory:
                 fd = directory.open_file(name)
+                if file.row.id == 0:
+                    # A new session's batches should carry what the index says of it from the first one on.
+                    self._read_index(agent, directory, file.served_at, 1.0)
         except FileNotFoundError:
             return False
         except Unreadable as exc:
@@ -325,6 +326,10 @@ class SandboxSync:
             file.reread_until = now + REREAD_GRACE_S
         if file.skip is not None and file.skip.scanned > seen.st_size:
             file.skip = None
+        if row.id == 0:
+            row.session = agent.sessions.get(meaning.session, 0)
+            # A second file of a session may repeat what the first one held (.bak, compaction, replacement).
+            row.rereading = bool(row.session and self.context.queue.sent_hashes(row.session, 1))
         sent = self._sent_lines(fd, file, now)
         counts = Counts(self.context.queue.stats(row.session))
         row.dev = seen.st_dev
@@ -336,7 +341,9 @@ class SandboxSync:
         if row.offset != before or turn.batches or turn.poison or row.id == 0:
             sealed = [self._seal(agent, meaning, row, batch) for batch in turn.batches]
             counted = turn.counts.text() if turn.batches else None
-            self.context.queue.commit_turn(row, sealed, turn.hashes, turn.poison, counted)
+            identity = (self.sandbox.uid, self._agent_key(agent.place), meaning.session)
+            self.context.queue.commit_turn(row, identity, sealed, turn.hashes, turn.poison, counted)
+            agent.sessions[meaning.session] = row.session
             self.batches += len(sealed)
             self.bytes += sum(len(batch.payload) for batch in sealed)
             self.events += sum(batch.records for batch in sealed)
@@ -468,12 +475,16 @@ class SandboxSync:
 
     def quiet_sessions(self) -> None:
         """Mark the rows of sessions that have just become idle or ended, so that their new status is sent."""
-        now = self.context.clock()
-        for agent in self._agents.values():
-            for file in agent.files.values():
-                for limit in (ACTIVE_S, IDLE_S):
-                    if file.changed_at and file.changed_at + limit <= now < file.changed_at + limit + LAYOUT_INTERVAL_S * 2:
-                        self.context.queue.touch_session(file.row.session)
+        now, before = self.context.clock(), self._quiet_at
+        self._quiet_at = now
+        self.context.queue.touch_sessions(
+            [
+                file.row.session
+                for agent in self._agents.values()
+                for file in agent.files.values()
+                if file.changed_at and any(before < file.changed_at + limit <= now for limit in (ACTIVE_S, IDLE_S))
+            ]
+        )
 
 
 def session_row(stored: SessionRow, entries: dict[str, index.Entry], sandbox: Optional[Sandbox], sealer: Sealer) -> dict[str, Any]:

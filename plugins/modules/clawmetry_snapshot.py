@@ -190,7 +190,6 @@ import pwd
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.respawn import has_respawned, respawn_module
-
 from ansible_collections.clawmetry.sync.plugins.module_utils import api
 from ansible_collections.clawmetry.sync.plugins.module_utils.errors import ClawmetryError
 from ansible_collections.clawmetry.sync.plugins.module_utils.model import RUNTIMES
@@ -247,7 +246,8 @@ def sync_now(module: AnsibleModule, command: str) -> dict[str, object]:
     try:
         outcome = json.loads(out)
     except ValueError:
-        raise ClawmetryError("sync did not run", where=command, cause=err.strip()[-2000:] or "exit code %d" % rc, next_step="clawmetry doctor") from None
+        cause = err.strip()[-2000:] or "exit code %d" % rc
+        raise ClawmetryError("sync did not run", where=command, cause=cause, next_step="clawmetry doctor") from None
     for error in outcome.get("errors") or []:
         module.warn("sync: %s" % error)
     return outcome
@@ -274,7 +274,7 @@ def main() -> None:
             respawn_module(python)
         module.fail_json(msg=missing_required_lib("PyYAML", reason="to read the configuration, or the installed daemon"), **failed)
     if sync and not command:
-        module.fail_json(msg="sync needs the installed daemon, and there is none. Next: run the role clawmetry.sync.daemon on this host", **failed)
+        module.fail_json(msg="sync needs the installed daemon. Next: run the role clawmetry.sync.daemon on this host", **failed)
 
     try:
         outcome = sync_now(module, command) if sync else {}

@@ -35,7 +35,7 @@ def docker(*argv: str, stdin: Optional[bytes] = None, check: bool = True, timeou
     return done.stdout
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sandbox:
     """A running container; ``name`` is what OpenShell calls it, ``container`` what Docker does."""
 

@@ -50,8 +50,11 @@ def session_lines(chance: random.Random, session: str, events: int, mean_bytes: 
             event.update(type="thinking_level_change", thinkingLevel="low")
         else:
             length = int(min(chance.expovariate(1.0 / max(1, mean_bytes - 200)), mean_bytes * 20))
-            start = chance.randrange(len(_PROSE))
-            text = (_PROSE[start:] + _PROSE * (length // len(_PROSE) + 1))[:length]
+            text = ""
+            while len(text) < length:  # prose compresses as transcripts do: about five to one
+                start = chance.randrange(len(_PROSE) - 40)
+                text += _PROSE[start : start + chance.randrange(20, 60)] + "%x" % chance.getrandbits(40)
+            text = text[:length]
             role = ("user", "assistant", "toolResult")[number % 3]
             event["message"] = {"role": role, "content": [{"type": "text", "text": text}], "timestamp": stamp}
             if role == "assistant":

@@ -13,6 +13,7 @@ take them, and feeds the session's counts. Budget: one parse per record, no copy
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Callable, NoReturn, Optional
 
 try:
@@ -26,6 +27,11 @@ except ImportError:
 MAX_RECORD_BYTES = 8 << 20
 # Longer digit runs make standard parsers refuse the whole document (Python's own limit is 4300).
 _MAX_NUMBER_CHARS = 1000
+# Standard parsers give up somewhere above this, and the record still gets an envelope around it.
+MAX_DEPTH = 500
+# Parsed, a value takes up to a few hundred bytes: a record of 8 MiB could ask for half a gigabyte.
+MAX_VALUES = 100_000
+_TEXT = re.compile(rb'"[^"]*"?')
 
 
 class NotARecord(ValueError):
@@ -62,6 +68,9 @@ def _strict_loads(line: bytes) -> Any:
 def judge(line: bytes) -> dict[str, Any]:
     """Return the object LINE holds. Raises NotARecord with the reason."""
     value: Any
+    marks = line.count(b"{") + line.count(b"[")
+    if marks + line.count(b",") > MAX_VALUES and _values(line) > MAX_VALUES:
+        raise NotARecord("more than %d values" % MAX_VALUES)
     try:
         # orjson refuses all that a strict parser may refuse, and lone surrogates besides: those get a second hearing.
         value = _strict_loads(line) if _fast_loads is None else _fast_loads(line)
@@ -71,7 +80,31 @@ def judge(line: bytes) -> dict[str, Any]:
         value = _strict_loads(line)
     if not isinstance(value, dict):
         raise NotARecord("not a JSON object")
+    # Counting brackets is quick and says enough of nearly every record.
+    if marks > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise NotARecord("nested too deep")
     return value
+
+
+def _values(line: bytes) -> int:
+    """Return about how many values LINE has: its brackets and commas outside of texts. Linear, whatever it holds."""
+    bare, texts = _TEXT.subn(b"", line.replace(b"\\\\", b"").replace(b'\\"', b""), 2 * MAX_VALUES + 1)
+    if texts > 2 * MAX_VALUES:
+        return texts
+    return bare.count(b"{") + bare.count(b"[") + bare.count(b",")
+
+
+def _deeper_than(value: Any, most: int) -> bool:
+    """Are there more than MOST lists and objects inside one another in VALUE?"""
+    level: list[Any] = [value]
+    for _depth in range(most + 1):
+        inner: list[Any] = []
+        for item in level:
+            inner.extend(item.values() if isinstance(item, dict) else item)
+        level = [item for item in inner if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def cut(buffer: bytes) -> tuple[list[bytes], int]:
@@ -106,6 +139,7 @@ class Counts:
         self.updated: Optional[str] = kept.get("updated")
 
     def text(self) -> str:
+        self.cost = round(self.cost, 8)
         return json.dumps({name: getattr(self, name) for name in self.FIELDS}, separators=(",", ":"))
 
     def add(self, record: dict[str, Any], size: int) -> None:
@@ -131,7 +165,7 @@ class Counts:
         cost = usage.get("cost")
         total = cost.get("total") if isinstance(cost, dict) else None
         if isinstance(total, (int, float)) and 0 <= total < 1e9:
-            self.cost = round(self.cost + total, 8)
+            self.cost += total
         # Notes of the gateway look like answers of a model of that name, with no usage.
         if tokens or message.get("model") != "gateway-injected":
             self._see_model(message.get("model"), tokens)

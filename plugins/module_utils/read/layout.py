@@ -26,7 +26,8 @@ BASES = (b"sandbox", b"root", b"data", b"app", b"home/node", b"home/openclaw")
 DIRECT = (b"data", b"app")
 MAX_HOMES = 200
 MAX_AGENTS = 500
-MAX_SESSION_FILES = 50_000
+# Each costs a look per pass and half a kilobyte.
+MAX_SESSION_FILES = 20_000
 
 MEMORY_NAMES = (
     b"MEMORY.md",

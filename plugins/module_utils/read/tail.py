@@ -22,7 +22,7 @@ from ..errors import Unreadable, shown
 from ..model import Poison
 from ..queue import SourceRow
 from . import jsonl
-from .sent import SentLines, line_hash
+from .sent import HASH_BYTES, SentLines, line_hash
 
 CHUNK_BYTES = 1 << 20
 MARKER_BYTES = 4096
@@ -157,30 +157,33 @@ def _window(fd: int, offset: int, size: int) -> tuple[bytes, int, bool]:
 
 
 def _take(data: bytes, row: SourceRow, turn: Turn, hashes: list[bytes], sent: Optional[SentLines]) -> None:
-    """Judge the lines of DATA and put them into batches."""
+    """Judge the lines of DATA and put them into batches. The hot path: some 10 µs of CPU per record of 1 KB."""
     position = row.offset
     batch = turn.batches[-1] if turn.batches else None
+    judge, count, sha256 = jsonl.judge, turn.counts.add, hashlib.sha256
     for line in data.split(b"\n"):
-        start, position = position, position + len(line) + 1
-        if jsonl.is_blank(line):
+        start = position
+        size = len(line) + 1
+        position += size
+        if not line or line.isspace():
             continue
-        digest = line_hash(line)
-        if sent is not None and sent.take(digest):
+        digest = sha256(line).digest()
+        if sent is not None and sent.take(digest[:HASH_BYTES]):
             continue
         try:
-            record = jsonl.judge(line)
+            record = judge(line)
         except jsonl.NotARecord as reason:
-            turn.poison.append(Poison(start, len(line), hashlib.sha256(line).hexdigest(), str(reason)))
+            turn.poison.append(Poison(start, size - 1, digest.hex(), str(reason)))
             continue
-        hashes.append(digest)
-        turn.counts.add(record, len(line) + 1)
-        row.records += 1
-        if batch is None or len(batch.lines) >= MAX_BATCH_RECORDS or (batch.lines and batch.size + len(line) > MAX_BATCH_BYTES):
+        hashes.append(digest[:HASH_BYTES])
+        count(record, size)
+        if batch is None or len(batch.lines) >= MAX_BATCH_RECORDS or (batch.lines and batch.size + size > MAX_BATCH_BYTES):
             batch = Batch(start, start)
             turn.batches.append(batch)
         batch.lines.append(line)
-        batch.size += len(line) + 1
+        batch.size += size
         batch.end = position
+        row.records += 1
 
 
 def _pass_over(fd: int, row: SourceRow, size: int, skip: Skip, turn: Turn) -> Optional[Skip]:

@@ -56,7 +56,7 @@ class Archive:
             self._db = sqlite3.connect(
                 "file:%s?mode=rwc" % quote(self.path), uri=True, timeout=10.0, isolation_level=None, check_same_thread=False
             )
-            self._db.execute("PRAGMA page_size=8192")
+            self._db.execute("PRAGMA page_size=16384")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA cache_size=-1024")

@@ -126,7 +126,8 @@ class HttpsTarget:
         try:
             data = b""
             while len(data) <= MAX_ANSWER_BYTES and time.monotonic() < deadline:
-                piece = response.read(65536)
+                # What has come so far, not decoded: a trickle or a bomb must not outwit deadline and cap.
+                piece = response.read1(65536, decode_content=False)
                 if not piece:
                     break
                 data += piece
