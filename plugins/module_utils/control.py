@@ -23,6 +23,7 @@ from .errors import StateError
 
 MAX_MESSAGE_BYTES = 64 << 20
 ANSWER_TIMEOUT_S = 10.0
+LOOK_WAIT_S = 10.0
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -115,7 +116,11 @@ def wait_for_sync(daemon: Any, stop: threading.Event, timeout_s: float) -> dict[
     began = time.monotonic()
     queue = Queue(daemon.settings.queue_path, check=False)
     try:
-        before, target = daemon.totals(), daemon.passes + 2
+        before, looks = daemon.totals(), daemon.finder.looks
+        daemon.finder.nudge.set()  # a sandbox may have come since the last look
+        while daemon.finder.looks == looks and time.monotonic() - began < min(timeout_s, LOOK_WAIT_S) and not stop.is_set():
+            stop.wait(0.05)
+        target = daemon.passes + 2
         quiet = 0
         while time.monotonic() - began < timeout_s and not stop.is_set():
             daemon.wake.set()

@@ -156,6 +156,7 @@ class Daemon:
             if pause:
                 self.wake.wait(pause)
                 self.wake.clear()
+        self.finder.nudge.set()
         self._flush_until = time.monotonic() + FLUSH_S
         for thread in self._threads:
             if thread.name == "ship":

@@ -34,6 +34,8 @@ class Finder:
         self.settings = settings
         self.discovery = Discovery()
         self.unreadable: dict[str, str] = {}
+        self.looks = 0
+        self.nudge = threading.Event()  # look now, or notice that it is time to stop
         self._log = log
         self._engine = Engine(settings.docker_host)
         self._discoverer = discover.Discoverer(
@@ -71,6 +73,7 @@ class Finder:
                 with self._lock:
                     self._ready.append(held_now)
         self.discovery, self.unreadable = found, unreadable
+        self.looks += 1
         for uid, reason in unreadable.items():
             self._log.state("sandbox " + uid, reason)
         return found
@@ -102,8 +105,12 @@ class Finder:
         return ready, dropped
 
     def run(self, stop: threading.Event, wake: Callable[[], None]) -> None:
-        """Look again and again until STOP."""
-        while not stop.wait(DISCOVERY_INTERVAL_S):
+        """Look again and again until STOP; a nudge cuts the waiting short."""
+        while not stop.is_set():
+            if self.nudge.wait(DISCOVERY_INTERVAL_S):
+                self.nudge.clear()
+            if stop.is_set():
+                return
             try:
                 self.look()
             except Exception as exc:  # the thread must outlive whatever one look met

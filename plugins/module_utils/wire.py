@@ -63,6 +63,6 @@ def memory(*, node_id: str, files: Sequence[Mapping[str, Any]], source: Mapping[
     )
 
 
-def sealed_body(node_id: str, blob: bytes) -> bytes:
-    """Return the JSON body of a content upload around a base64url BLOB."""
-    return dumps({"node_id": node_id, "encrypted": True})[:-1] + b',"blob":"' + blob + b'"}'
+def sealed_body(node_id: str, blob: bytes) -> list[bytes]:
+    """Return the JSON body of a content upload around a base64url BLOB, in pieces: a blob is large and need not be copied."""
+    return [dumps({"node_id": node_id, "encrypted": True})[:-1] + b',"blob":"', blob, b'"}']

@@ -126,13 +126,13 @@ def test_r7_r11_daemon_stopped(node: Node, change: Change) -> None:
     node.append("one", 10, 100)
     node.daemon.start()
     node.arrived()
-    node.daemon.kill()
+    assert node.daemon.terminate() == 0
     change(node)
     node.append("one", 2)
     node.daemon.start()
     node.arrived()
     # A restart in the middle of the second reading must not forget what it was comparing with.
-    node.daemon.kill()
+    assert node.daemon.terminate() == 0
     node.append("one", 2)
     node.daemon.start()
     node.arrived()
@@ -222,7 +222,7 @@ def test_r13_recreated_under_the_same_name(node: Node, is_running: bool, whole_h
     node.daemon.start()
     node.arrived()
     if not is_running:
-        node.daemon.kill()
+        assert node.daemon.terminate() == 0
     shutil.rmtree(node.home if whole_home else node.home / ".openclaw")
     os.makedirs(node.sessions)
     node.append("one", 25)

@@ -56,8 +56,17 @@ def _walk(dir_fd: int, parts: list[bytes], flags: int) -> int:
         raise
 
 
-def _open_below(dir_fd: int, path: bytes, flags: int) -> int:
-    """Return a descriptor for PATH below DIR_FD; links are never followed. Raises Refused, Unreadable, FileNotFoundError."""
+def _mount_id(fd: int) -> bytes:
+    """Return the id of the mount FD lies on, as proc(5) "fdinfo" tells it."""
+    with open("/proc/self/fdinfo/%d" % fd, "rb") as stream:
+        return next((line.split()[1] for line in stream if line.startswith(b"mnt_id:")), b"")
+
+
+def _open_below(dir_fd: int, path: bytes, flags: int, resolve: int = _RESOLVE) -> int:
+    """Return a descriptor for PATH below DIR_FD; links are never followed. Raises Refused, Unreadable, FileNotFoundError.
+
+    With RESOLVE_NO_XDEV in RESOLVE nothing mounted over a part of PATH is entered either.
+    """
     global _have_openat2
     parts = _components(path)
     if not parts:
@@ -66,7 +75,7 @@ def _open_below(dir_fd: int, path: bytes, flags: int) -> int:
         if _have_openat2 is not False:
             for attempt in range(_EAGAIN_TRIES):
                 try:
-                    fd = kernel.openat2(dir_fd, b"/".join(parts), flags | os.O_NOFOLLOW, _RESOLVE)
+                    fd = kernel.openat2(dir_fd, b"/".join(parts), flags | os.O_NOFOLLOW, resolve)
                     _have_openat2 = True
                     return fd
                 except OSError as exc:
@@ -77,12 +86,16 @@ def _open_below(dir_fd: int, path: bytes, flags: int) -> int:
                         _have_openat2 = False
                         break
                     raise
-        return _walk(dir_fd, parts, flags)
+        fd = _walk(dir_fd, parts, flags)
+        if resolve & kernel.RESOLVE_NO_XDEV and _mount_id(fd) != _mount_id(dir_fd):
+            os.close(fd)
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return fd
     except FileNotFoundError:
         raise
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.EXDEV, errno.ENOTDIR):
-            raise Refused("link or non-directory in path refused", where=shown(path), cause=os.strerror(exc.errno or 0)) from None
+            raise Refused("link, mount or non-directory in path refused", where=shown(path), cause=os.strerror(exc.errno or 0)) from None
         raise Unreadable("cannot open", where=shown(path), cause=os.strerror(exc.errno or 0)) from exc
 
 
@@ -107,6 +120,14 @@ class HeldDir:
             kind = Refused if exc.errno in (errno.ELOOP, errno.ENOTDIR) else Unreadable
             raise kind("cannot hold directory", where=shown(path), cause=os.strerror(exc.errno or 0)) from exc
         return cls(fd, shown(path))
+
+    def is_at(self, path: bytes) -> bool:
+        """Is this directory still what PATH names? False when that is gone, or has been made anew."""
+        try:
+            there = os.lstat(path)
+        except OSError as exc:
+            return exc.errno != errno.ENOENT
+        return os.path.samestat(there, os.fstat(self.fd))
 
     def __enter__(self) -> HeldDir:
         return self
@@ -148,9 +169,14 @@ class HeldDir:
         """Return a read-only descriptor of the regular file at PATH; the caller closes it.
 
         The object is pinned with O_PATH and inspected before a data open, so FIFOs, sockets,
-        devices and links are refused without being touched. Raises FileNotFoundError, Refused, Unreadable.
+        devices and links are refused without being touched. A single file mounted there is somebody
+        else's file and refused too. Raises FileNotFoundError, Refused, Unreadable.
         """
-        probe = _open_below(self.fd, path, kernel.O_PATH)
+        *parents, name = _components(path) or [b"."]
+        if parents:
+            with self.open_dir(b"/".join(parents)) as directory:
+                return directory.open_file(name)
+        probe = _open_below(self.fd, name, kernel.O_PATH, _RESOLVE | kernel.RESOLVE_NO_XDEV)
         try:
             seen = os.fstat(probe)
             if not stat.S_ISREG(seen.st_mode):

@@ -39,8 +39,11 @@ class HeldSandbox:
         self.states = layout.find_states(self.root) if self._state is None else layout.state_below(self.root, self._state)
 
     def alive(self) -> bool:
-        """Is what we hold still the sandbox's? False once its first process is gone; its files stay readable."""
-        return self._pinned is None or self._pinned.alive()
+        """Is what we hold still the sandbox's? False once its first process is gone, or its home is another directory;
+        what we hold stays readable."""
+        if self._pinned is not None:
+            return self._pinned.alive()
+        return self.sandbox.home is None or self.root.is_at(self.sandbox.home.root)
 
     def close(self) -> None:
         if self._pinned is not None:
