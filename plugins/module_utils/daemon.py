@@ -35,6 +35,7 @@ from .ship.https import HttpsTarget
 from .ship.shipper import Shipper
 from .sync import Context, SandboxSync, session_row
 from .version import VERSION
+from .wake import Wake
 
 ROWS_INTERVAL_S = 15.0
 MAX_ROW_UPLOADS_WAITING = 20
@@ -65,7 +66,7 @@ class Daemon:
         self.settings = settings
         self.log = log
         self.stop = threading.Event()
-        self.wake = threading.Event()
+        self.wake = Wake()
         self.started_at = time.time()
         self.trouble: Optional[str] = None
         self.passes = 0
@@ -124,6 +125,7 @@ class Daemon:
             held.close()
         for held in sum(self.finder.handed_over(), []):
             held.close()
+        self.wake.close()
         self.target.close()
         self.shipper.queue.close()
         self.queue.close()
@@ -154,13 +156,19 @@ class Daemon:
                 self.log.state("daemon", self.trouble, "error")
                 pause = TROUBLE_PAUSE_S
             if pause:
-                self.wake.wait(pause)
-                self.wake.clear()
+                self._sleep(pause)
         self.finder.nudge.set()
         self._flush_until = time.monotonic() + FLUSH_S
         for thread in self._threads:
             if thread.name == "ship":
                 thread.join(FLUSH_S + 1.0)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait; when a container ends meanwhile, take over its last lines at once, before its engine removes them."""
+        running = {sync.held.pidfd: sync for sync in self._syncs.values() if sync.held.pidfd >= 0 and not sync.ended}
+        for fd in self.wake.wait(seconds, list(running)):
+            running[fd].end()
+            self.finder.nudge.set()
 
     def _ship(self) -> None:
         while True:
@@ -205,6 +213,7 @@ class Daemon:
         for held in dropped:
             sync = self._syncs.pop(held.sandbox.uid, None)
             if sync is not None:
+                sync.end()
                 self._draining.append((sync, now + DRAIN_S))
             else:
                 held.close()

@@ -11,6 +11,7 @@ source: a source that cannot be read is noted in ``problems`` and tried again wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -44,7 +45,10 @@ Signature = tuple[int, int, int, int, int]  # ino, dev, size, mtime_ns, ctime_ns
 
 
 def _signature(seen: os.stat_result) -> Signature:
-    return (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    """Return what tells whether a file has changed; in 63 bits each, for a sandbox can set a time SQLite has no room for."""
+    parts = (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    ino, dev, size, mtime_ns, ctime_ns = (part & 0x7FFF_FFFF_FFFF_FFFF for part in parts)
+    return ino, dev, size, mtime_ns, ctime_ns
 
 
 @dataclass
@@ -101,6 +105,7 @@ class SandboxSync:
         self._layout_at = self._memory_at = context.clock()
         self._scan_from = 0.0
         self._quiet_at = context.clock()
+        self.ended = False
         self._load_agents()
 
     @property
@@ -109,6 +114,22 @@ class SandboxSync:
 
     def close(self) -> None:
         self.held.close()
+
+    def end(self) -> None:
+        """Its first process is gone, and soon its files will be: from now on go by the names known so far.
+
+        The engine empties a removed container's directories, so a listing shows nothing any more, while
+        what is opened by name below the held root is still there.
+        """
+        if not self.ended:
+            for agent in self._agents.values():
+                known = dict(agent.listing)
+                agent.listing_signature = (0, 0)
+                with contextlib.suppress(FileNotFoundError, Unreadable):
+                    with self.held.root.open_dir(agent.place.sessions) as directory:
+                        self._list(agent, directory, self.context.clock())
+                agent.listing = sorted({**known, **dict(agent.listing)}.items(), key=lambda item: item[1].order)
+            self.ended = True
 
     def _problem(self, label: str, text: str) -> None:
         if label in self.problems or len(self.problems) < MAX_PROBLEMS:
@@ -146,7 +167,7 @@ class SandboxSync:
         a fiftieth of the time goes into it.
         """
         now = self.context.clock()
-        if now < self._scan_from:
+        if now < self._scan_from and not self.ended:
             return []
         changed = self._scan(now)
         took = self.context.clock() - now
@@ -155,7 +176,7 @@ class SandboxSync:
         return changed
 
     def _scan(self, now: float) -> list[tuple[_Agent, _File, bytes, layout.SessionName]]:
-        if now - self._layout_at >= LAYOUT_INTERVAL_S or not self.held.states:
+        if not self.ended and (now - self._layout_at >= LAYOUT_INTERVAL_S or not self.held.states):
             self._layout_at = now
             self.held.refresh()
             self._load_agents()
@@ -165,7 +186,8 @@ class SandboxSync:
             busy: set[bytes] = set()
             try:
                 with self.held.root.open_dir(agent.place.sessions) as directory:
-                    self._list(agent, directory, now)
+                    if not self.ended:
+                        self._list(agent, directory, now)
                     self._read_index(agent, directory, now)
                     for name, meaning in agent.listing:
                         seen = directory.stat(name)
@@ -178,8 +200,9 @@ class SandboxSync:
                             changed.append((agent, found, name, meaning))
                 self.problems.pop(shown(agent.place.sessions), None)
             except FileNotFoundError:
-                agent.listing = []
-                agent.listing_signature = (0, 0)
+                if not self.ended:
+                    agent.listing = []
+                    agent.listing_signature = (0, 0)
             except Unreadable as exc:
                 self._problem(shown(agent.place.sessions), str(exc))
             self._forget(agent, now)
@@ -205,8 +228,8 @@ class SandboxSync:
 
     def _file_of(self, agent: _Agent, name: bytes, meaning: layout.SessionName, seen: os.stat_result, now: float) -> Optional[_File]:
         """Return the state of a listed file when it is to be read, None when nothing changed."""
-        key = (meaning.session, seen.st_ino)
         signature = _signature(seen)
+        key = (meaning.session, signature[0])
         known = agent.files.get(key)
         if known is not None:
             known.seen_at, known.size, known.row.name = now, seen.st_size, name
@@ -219,7 +242,7 @@ class SandboxSync:
             return None
         if seen.st_size == 0:
             return None
-        row = SourceRow(0, agent.sessions.get(meaning.session, 0), name, seen.st_ino, seen.st_dev)
+        row = SourceRow(0, agent.sessions.get(meaning.session, 0), name, signature[0], signature[1])
         known = _File(row, seen_at=now, changed_at=now, size=seen.st_size)
         agent.files[key] = known
         return known
@@ -314,7 +337,7 @@ class SandboxSync:
         seen = os.fstat(fd)
         row = file.row
         now = self.context.clock()
-        if seen.st_ino != row.ino:
+        if _signature(seen)[0] != row.ino:
             return False  # replaced between listing and opening: the next scan sees the new one
         if seen.st_size == 0 and row.offset:
             # Emptied for a moment while it is rewritten, or for good: either way there is nothing to take.
@@ -332,10 +355,10 @@ class SandboxSync:
             row.rereading = bool(row.session and self.context.queue.sent_hashes(row.session, 1))
         sent = self._sent_lines(fd, file, now)
         counts = Counts(self.context.queue.stats(row.session))
-        row.dev = seen.st_dev
+        row.dev = _signature(seen)[1]
         before = row.offset
         turn = tail.read_turn(fd, row, seen.st_size, counts, sent, file.skip)
-        row.size, row.mtime_ns, row.ctime_ns = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+        row.size, row.mtime_ns, row.ctime_ns = _signature(seen)[2:]
         if turn.more:
             row.mtime_ns = 0  # not "nothing changed" after a restart
         if row.offset != before or turn.batches or turn.poison or row.id == 0:

@@ -231,11 +231,13 @@ class Ingest:
 
     # -- what a request goes through ----------------------------------------------------------------------------------
 
-    def fault_for(self, request: Request) -> Fault:
+    def scripted(self, request: Request) -> Optional[Fault]:
         with self._lock:
             script = self._scripts[request.endpoint]
-            if script:
-                return script.popleft()
+            return script.popleft() if script else None
+
+    def judged(self, request: Request) -> Fault:
+        """What ``policy`` says of a request whose body has been read."""
         return (self.policy(request) if self.policy else None) or Fault()
 
     def violation(self, request: Request, text: str) -> None:
@@ -330,7 +332,7 @@ class Ingest:
             self.violation(request, "one Idempotency-Key for two payloads")
         try:
             value = json.loads(plain)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             self.violation(request, "the payload is not JSON: %s" % exc)
             return None
         if not isinstance(value, dict):
@@ -472,14 +474,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path not in ENDPOINTS or not request.headers.get("content-length", "").isdigit():
             self.owner.violation(request, "no such endpoint, or no Content-Length")
             return self._answer(404, {}, {})
-        fault = self.owner.fault_for(request)
-        if fault.drop == "before":
+        fault = self.owner.scripted(request)
+        if fault is not None and fault.drop == "before":
             self.close_connection = True
             return None
         length = int(request.headers["content-length"])
         request.body = self.rfile.read(length)
         if len(request.body) != length:
             self.close_connection = True  # the client died in the middle: it never sent this
+            return None
+        fault = fault or self.owner.judged(request)
+        if fault.drop == "before":
+            self.close_connection = True
             return None
         answer = self.owner.take(request, fault)
         if fault.delay_s:

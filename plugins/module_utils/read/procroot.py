@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Callable, Optional
 
 from .. import kernel
 from ..errors import Unreadable
@@ -27,6 +28,7 @@ class PinnedRoot:
         self.root = root
         self.pid = pid
         self._proc_fd = proc_fd
+        self.pidfd = _pidfd(pid)  # becomes readable when the process ends; -1 where the kernel has none (before 5.3)
 
     def alive(self) -> bool:
         """Is the process the root was taken from still there? (Never true for a reused pid.)"""
@@ -41,6 +43,17 @@ class PinnedRoot:
         if self._proc_fd >= 0:
             os.close(self._proc_fd)
             self._proc_fd = -1
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def _pidfd(pid: int) -> int:
+    opener: Optional[Callable[[int], int]] = getattr(os, "pidfd_open", None)
+    try:
+        return -1 if opener is None else opener(pid)
+    except OSError:
+        return -1
 
 
 def pin(pid: int, label: str, proc: str = "/proc") -> PinnedRoot:

@@ -45,6 +45,11 @@ class HeldSandbox:
             return self._pinned.alive()
         return self.sandbox.home is None or self.root.is_at(self.sandbox.home.root)
 
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that becomes readable when the sandbox's first process ends, -1 where there is none."""
+        return -1 if self._pinned is None else self._pinned.pidfd
+
     def close(self) -> None:
         if self._pinned is not None:
             self._pinned.close()

@@ -128,7 +128,7 @@ class Shipper:
     def _split(self, row: OutboxRow, reason: str) -> None:
         try:
             halves = wire.split(self._sealer.open(row.payload))
-        except (ClawmetryError, ValueError):
+        except (ClawmetryError, ValueError, RecursionError):
             halves = None
         if halves is None:
             self._bury(row, reason + ", and it is a single record")

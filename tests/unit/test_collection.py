@@ -1,0 +1,143 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The collection around the engine: what has to agree, the release file, the rendered unit, the size of the payload."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from clawmetry_sync.model import RUNTIMES
+from clawmetry_sync.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def imported(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def documentation() -> dict[str, Any]:
+    text = (ROOT / "plugins/modules/clawmetry_snapshot.py").read_text()
+    found = yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("role", ["daemon", "detect"])
+def test_defaults_and_argument_specs_are_the_same(role: str) -> None:
+    defaults = load("roles/%s/defaults/main.yml" % role)
+    options = load("roles/%s/meta/argument_specs.yml" % role)["argument_specs"]["main"]["options"]
+    assert {name: spec["default"] for name, spec in options.items()} == defaults
+    assert all(name.startswith("clawmetry_%s_" % role) for name in defaults)
+
+
+def test_secrets_are_not_logged_by_the_argument_check() -> None:
+    options = load("roles/daemon/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {name for name, spec in options.items() if spec.get("no_log")} == {"clawmetry_daemon_api_key", "clawmetry_daemon_encryption_key"}
+
+
+def test_collection_and_engine_have_one_version() -> None:
+    assert load("galaxy.yml")["version"] == VERSION
+
+
+def test_subsets_of_the_module_are_the_runtimes_of_the_engine() -> None:
+    assert documentation()["options"]["gather_subset"]["choices"] == ["all", "min", *RUNTIMES]
+
+
+def test_release_is_the_same_bytes_each_time_and_starts_the_command() -> None:
+    action = imported("plugins/action/clawmetry_release.py")
+    first, second = io.BytesIO(), io.BytesIO()
+    action.write_release(first)
+    action.write_release(second)
+    assert first.getvalue() == second.getvalue()
+    with zipfile.ZipFile(first) as release:
+        names = release.namelist()
+        assert names[0] == "__main__.py" and names[1:] == sorted(names[1:])
+        assert {"clawmetry_sync/__init__.py", "clawmetry_sync/cli.py", "clawmetry_sync/read/opener.py"} <= set(names)
+        assert all(entry.date_time == (1980, 1, 1, 0, 0, 0) for entry in release.infolist())
+        assert not [name for name in names if not name.endswith(".py")]
+
+
+def unit(**changes: Any) -> str:
+    given = {
+        "_clawmetry_daemon_command_line": "/opt/clawmetry/venv/bin/python -I /opt/clawmetry/current/clawmetry.pyz",
+        "_clawmetry_daemon_user": "clawmetry",
+        "_clawmetry_daemon_has_api_key": False,
+        "_clawmetry_daemon_api_key_file": "/etc/clawmetry/api_key",
+        "_clawmetry_daemon_encryption_key_file": "/etc/clawmetry/encryption_key",
+        "_clawmetry_daemon_archive_elsewhere": "",
+        "_systemd_version": 252,
+        **load("roles/daemon/defaults/main.yml"),
+        **changes,
+    }
+    text = (ROOT / "roles/daemon/templates/clawmetry.service.j2").read_text()
+    return str(Templar(loader=DataLoader(), variables=given).template(trust_as_template(text)))
+
+
+def directives(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_unit_has_two_capabilities_and_no_more() -> None:
+    lines = directives(unit())
+    assert "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH" in lines
+    assert "AmbientCapabilities=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH" in lines
+    assert not [line for line in lines if line.startswith(("ProtectProc=", "PrivateUsers=", "ReadWritePaths="))]
+
+
+def test_unit_hands_over_only_the_keys_there_are() -> None:
+    assert [line for line in directives(unit()) if line.startswith("LoadCredential")] == [
+        "LoadCredential=encryption_key:/etc/clawmetry/encryption_key"
+    ]
+    assert "LoadCredential=api_key:/etc/clawmetry/api_key" in directives(unit(_clawmetry_daemon_has_api_key=True))
+    assert "LoadCredential" not in unit(_systemd_version=247)
+
+
+def test_unit_may_write_an_archive_that_is_elsewhere() -> None:
+    assert "ReadWritePaths=/srv/archive" in directives(unit(_clawmetry_daemon_archive_elsewhere="/srv/archive"))
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("name", ["clawmetry_snapshot", "clawmetry.sync.clawmetry_snapshot"])
+def test_p7_snapshot_works_from_a_checkout_by_both_names_and_is_at_most_300_kb(name: str, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path / "home"),
+        "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote"),
+        "ANSIBLE_KEEP_REMOTE_FILES": "true",
+        "ANSIBLE_PIPELINING": "false",
+    }
+    argv = [sys.executable, "-m", "ansible", "adhoc", "localhost", "-m", name, "--check", "-a", "sync=true gather_subset=min"]
+    done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads(done.stdout[done.stdout.index("{") :])["ansible_facts"]["clawmetry"]
+    assert set(facts["runtimes"]) == set(RUNTIMES)
+    assert "sync" not in facts  # check mode
+    (payload,) = (tmp_path / "remote").glob("*/AnsiballZ_clawmetry_snapshot.py")
+    assert payload.stat().st_size <= 300_000
