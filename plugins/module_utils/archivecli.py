@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from .seal import Sealer, SealError, parse_key
 from .ship import Verdict
 from .ship.archive import Archive
 from .ship.https import HttpsTarget
+from .terminal import line, note
 
 PUSH_RETRY_S = 2.0
 PUSH_TRIES = 5
@@ -80,17 +80,17 @@ def _list(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
         {"endpoint": endpoint, "envelopes": count, "bytes": size} for endpoint, count, size, _oldest, _newest in archive.summary()
     ]
     if args.json:
-        print(json.dumps({"archive": archive.path, "kinds": kinds, "sessions": list(sessions.values())}, indent=2))
+        line(json.dumps({"archive": archive.path, "kinds": kinds, "sessions": list(sessions.values())}, indent=2))
         return 0
-    print(archive.path)
+    line(archive.path)
     for kind in kinds:
-        print("  %-24s %6d envelopes %12d bytes" % (kind["endpoint"], kind["envelopes"], kind["bytes"]))
+        line("  %-24s %6d envelopes %12d bytes" % (kind["endpoint"], kind["envelopes"], kind["bytes"]))
     for row in sessions.values():
-        print(
+        line(
             "%-20s %-12s %-44s %6d events"
             % (shown(row["sandbox"], 20), shown(row["agent"], 12), shown(row["session_file"], 44), row["events"])
         )
-    print("show one: clawmetry archive show SESSION")
+    line("show one: clawmetry archive show SESSION")
     return 0
 
 
@@ -111,7 +111,7 @@ def _show(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
             found += 1
             _print(event, args.raw)
     if not found:
-        print("clawmetry: nothing of that kind is in the archive. Next: clawmetry archive list", file=sys.stderr)
+        note("clawmetry: nothing of that kind is in the archive. Next: clawmetry archive list")
         return 1
     return 0
 
@@ -122,7 +122,7 @@ def _print(value: Any, raw: bool) -> None:
     if not raw:
         # Beyond what JSON escapes: C1 controls, line separators, bidirectional overrides, lone surrogates.
         text = "".join(letter if letter.isprintable() else "\\u%04x" % ord(letter) for letter in text)
-    print(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
+    line(text)
 
 
 def _push(archive: Archive, sealer: Sealer, settings: Settings, args: argparse.Namespace) -> int:
@@ -150,13 +150,13 @@ def _push(archive: Archive, sealer: Sealer, settings: Settings, args: argparse.N
                 archive.mark_pushed(stored)
                 pushed += 1
             elif outcome.verdict in (Verdict.RETRY, Verdict.PAUSE):
-                print("clawmetry: stopped: %s. Run it again later; what was forwarded is not sent twice" % outcome.reason, file=sys.stderr)
-                print("forwarded %d envelopes" % pushed)
+                note("clawmetry: stopped: %s. Run it again later; what was forwarded is not sent twice" % outcome.reason)
+                line("forwarded %d envelopes" % pushed)
                 return 1
             else:
                 refused += 1
-                print("clawmetry: refused: %s %s: %s" % (stored.endpoint, stored.key, outcome.reason), file=sys.stderr)
+                note("clawmetry: refused: %s %s: %s" % (stored.endpoint, stored.key, outcome.reason))
     finally:
         target.close()
-    print("forwarded %d envelopes to %s%s" % (pushed, url, ", %d refused" % refused if refused else ""))
+    line("forwarded %d envelopes to %s%s" % (pushed, url, ", %d refused" % refused if refused else ""))
     return 1 if refused else 0

@@ -23,6 +23,7 @@ from .log import LEVELS, Log
 from .notify import Notifier
 from .queue import Queue
 from .seal import Sealer, is_passphrase, new_key, parse_key
+from .terminal import line, note
 from .version import VERSION
 
 
@@ -64,16 +65,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ClawmetryError as exc:
-        print("clawmetry: %s" % exc, file=sys.stderr)
+        note("clawmetry: %s" % exc)
         return 2
 
 
 def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    line(json.dumps(value, indent=2))
 
 
 def _keygen(args: argparse.Namespace) -> int:
-    print(new_key())
+    line(new_key())
     return 0
 
 
@@ -92,8 +93,8 @@ def _check_config(args: argparse.Namespace) -> int:
     settings = checked(args.config)
     if is_passphrase(secretfile.encryption_key_text(settings, os.environ)):
         text = "the encryption key is a passphrase; ClawMetry's unsalted derivation is used. Better: clawmetry keygen"
-        print("clawmetry: warning: %s" % text, file=sys.stderr)
-    print("clawmetry: %s is fine; data goes to %s" % (settings.path or "the default configuration", settings.ingest_url), file=sys.stderr)
+        note("clawmetry: warning: %s" % text)
+    note("clawmetry: %s is fine; data goes to %s" % (settings.path or "the default configuration", settings.ingest_url))
     return 0
 
 
@@ -168,22 +169,22 @@ def _sync(args: argparse.Namespace) -> int:
             last[0] = time.monotonic()
             rows, size = daemon.queue.outbox_size()
             totals = daemon.totals()
-            print("\r%(events)d events in %(batches)d envelopes" % totals, "(%d wait, %d bytes)   " % (rows, size), end="", file=sys.stderr)
+            note("\r%(events)d events in %(batches)d envelopes" % totals + " (%d wait, %d bytes)   " % (rows, size), end="")
 
     result = api.run_sync(settings, os.environ, args.timeout, Log(args.log_level), progress)
     if shows and last[0]:
-        print(file=sys.stderr)
+        note()
     if args.json:
         _print(result)
     else:
-        print(
+        line(
             "%s: %d events in %d envelopes (%d bytes) to %s"
             % ("synced" if result["ok"] else "not complete", result["events"], result["batches"], result["bytes"], settings.ingest_url)
         )
         if result["quarantined"]:
-            print("%d records in quarantine: clawmetry status --json" % result["quarantined"])
+            line("%d records in quarantine: clawmetry status --json" % result["quarantined"])
     for text in result["errors"]:
-        print("clawmetry: %s" % text, file=sys.stderr)
+        note("clawmetry: %s" % text)
     return 0 if result["ok"] else 1
 
 
@@ -192,11 +193,11 @@ def _snapshot(args: argparse.Namespace) -> int:
     if args.json:
         _print(facts)
         return 0
-    print("%s (%s %s), node id %s" % (facts["node"]["hostname"], facts["node"]["os"], facts["node"]["arch"], facts["node"]["id"]))
+    line("%s (%s %s), node id %s" % (facts["node"]["hostname"], facts["node"]["os"], facts["node"]["arch"], facts["node"]["id"]))
     for name, runtime in facts["runtimes"].items():
         word = {True: "present", False: "absent", None: "unknown"}[runtime["present"]]
         version = " " + runtime["version"] if runtime["version"] else ""
-        print("  %-9s %s%s" % (name, word, version))
+        line("  %-9s %s%s" % (name, word, version))
     for box in facts["sandboxes"]:
         mark = "*" if box["default"] else " "
         text = (
@@ -204,11 +205,11 @@ def _snapshot(args: argparse.Namespace) -> int:
             if box["readable"]
             else "not readable: %s" % box["reason"]
         )
-        print("%s %s (%s, %s): %s" % (mark, box["name"], box["type"], box["status"] or "status unknown", text))
+        line("%s %s (%s, %s): %s" % (mark, box["name"], box["type"], box["status"] or "status unknown", text))
     if not facts["sandboxes"]:
-        print("no sandbox found")
+        line("no sandbox found")
     for text in facts["deployment"]["warnings"]:
-        print("clawmetry: warning: %s" % text, file=sys.stderr)
+        note("clawmetry: warning: %s" % text)
     return 0
 
 
@@ -231,20 +232,20 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _show_status(answer: dict[str, Any]) -> None:
-    print("%s%s" % (answer["state"], ": " + answer["reason"] if answer.get("reason") else ""))
+    line("%s%s" % (answer["state"], ": " + answer["reason"] if answer.get("reason") else ""))
     target = answer.get("target")
     if target:
-        print("target   %s: %s%s" % (target["url"], target["state"], ", " + target["reason"] if target["reason"] else ""))
-        print("queue    %(pending)s envelopes, %(pending_bytes)s bytes of %(max_bytes)s" % answer["queue"])
-    print("kept back: %s quarantined, %s dead letters" % (answer.get("quarantined", 0), answer.get("dead_letters", 0)))
+        line("target   %s: %s%s" % (target["url"], target["state"], ", " + target["reason"] if target["reason"] else ""))
+        line("queue    %(pending)s envelopes, %(pending_bytes)s bytes of %(max_bytes)s" % answer["queue"])
+    line("kept back: %s quarantined, %s dead letters" % (answer.get("quarantined", 0), answer.get("dead_letters", 0)))
     for uid, reason in answer.get("unreadable", {}).items():
-        print("unreadable %s: %s" % (uid, reason))
+        line("unreadable %s: %s" % (uid, reason))
     for name, problems in answer.get("problems", {}).items():
         for label, text in problems.items():
-            print("problem  %s: %s: %s" % (name, label, text))
+            line("problem  %s: %s: %s" % (name, label, text))
     for source in answer["sources"]:
         name = source.get("sandbox_name") or source["sandbox"]
-        print(
+        line(
             "%-20s %-44s %10d of %-10d lag %s s"
             % (name[:20], source["file"][:44], source["offset"], source["size"], source.get("lag_s", "?"))
         )
@@ -256,11 +257,11 @@ def _doctor(args: argparse.Namespace) -> int:
         _print(doctor.as_json(checks))
     else:
         for check in checks:
-            print("%-4s  %s: %s" % (check.level, check.name, check.seen))
+            line("%-4s  %s: %s" % (check.level, check.name, check.seen))
             if check.level != "ok":
                 for label, text in (("why", check.why), ("next", check.next_step)):
                     if text:
-                        print("      %s: %s" % (label, text))
+                        line("      %s: %s" % (label, text))
     return doctor.exit_code(checks)
 
 

@@ -68,7 +68,8 @@ class Daemon:
         self.stop = threading.Event()
         self.wake = Wake()
         self.started_at = time.time()
-        self.trouble: Optional[str] = None
+        self.trouble: Optional[str] = None  # of the reader
+        self.ship_trouble: Optional[str] = None
         self.passes = 0
         self.busy = False  # did the last pass leave something unread?
         self._env = env
@@ -173,17 +174,20 @@ class Daemon:
     def _ship(self) -> None:
         while True:
             stopping = self.stop.is_set()
-            if stopping and (time.monotonic() >= self._flush_until or self.shipper.blocked or self.shipper.queue.next() is None):
-                return
             try:
+                if stopping and (time.monotonic() >= self._flush_until or self.shipper.blocked or self.shipper.queue.next() is None):
+                    return
                 wait = self.shipper.step()
-                self.log.state("outbox", None)
-            except (DatabaseError, OSError, ClawmetryError) as exc:
-                self.log.state("outbox", "%s: %s" % (type(exc).__name__, shown(str(exc))), "error")
+                self.ship_trouble = None
+            except Exception as exc:  # this thread must outlive whatever one envelope met
+                self.ship_trouble = "%s: %s" % (type(exc).__name__, shown(str(exc)))
                 wait = TROUBLE_PAUSE_S
+                if stopping:
+                    return
+            self.log.state("outbox", self.ship_trouble, "error")
             if wait > 0 and not stopping:
                 # The reader has no word for "new row": a short sleep is cheaper than waking on every commit.
-                self.stop.wait(min(wait, self.settings.poll_interval, 1.0))
+                self.stop.wait(wait if self.ship_trouble else min(wait, self.settings.poll_interval, 1.0))
 
     def one_pass(self) -> bool:
         """One look over every held sandbox, one round of turns, and what else is due. True when there is more at once."""
@@ -376,14 +380,15 @@ class Daemon:
             source["retries"] = self.shipper.health.retries if source["pending"] else 0
         problems = {sync.sandbox.name: dict(sync.problems) for sync in list(self._syncs.values()) if sync.problems}
         health = self.shipper.health
-        degraded = bool(health.state != "ok" or self.trouble or self.finder.unreadable or problems or counts["dead_letters"])
+        trouble = self.trouble or self.ship_trouble
+        degraded = bool(health.state != "ok" or trouble or self.finder.unreadable or problems or counts["dead_letters"])
         return {
             "state": "degraded" if degraded else "ok",
             "version": VERSION,
             "pid": os.getpid(),
             "uptime_s": round(now - self.started_at, 1),
             "node_id": self.node_id,
-            "trouble": self.trouble,
+            "trouble": trouble,
             "passes": self.passes,
             "target": {"url": self.target.url, "state": health.state, "reason": health.reason, "retries": health.retries,
                        "retries_total": health.retries_total, "delivered": health.delivered, "last_ack": counts["last_ack"]},

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Optional
 
 from .errors import shown
+from .terminal import note
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -33,7 +33,7 @@ class Log:
         for key, value in fields.items():
             text = shown(value if isinstance(value, (str, bytes)) else str(value), 500)
             parts.append('%s="%s"' % (key, text.replace('"', "'")) if " " in text or not text else "%s=%s" % (key, text))
-        print(" ".join(parts), file=sys.stderr, flush=True)
+        note(" ".join(parts))
 
     def state(self, subject: str, text: Optional[str], level: str = "warning") -> None:
         """Say that SUBJECT has come into the state TEXT (None: it is well again); the same state is not said twice."""

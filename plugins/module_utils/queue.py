@@ -201,6 +201,8 @@ class Queue:
     def __init__(self, path: str, *, check: bool = True) -> None:
         """Open or create the file at PATH. CHECK reads all of it once for damage: for the first connection."""
         self.path = path
+        self._turn = 0
+        self._served: dict[Optional[int], int] = {}  # source -> the turn it was last acknowledged in; of this process only
         fresh = not os.path.lexists(path)
         if not fresh:
             seen = os.lstat(path)
@@ -421,8 +423,24 @@ class Queue:
                 self.set_meta(*meta)
 
     def next(self) -> Optional[OutboxRow]:
-        """Return the oldest unacknowledged row."""
-        row = self.db.execute("SELECT id, endpoint, key, payload, records, source, slot FROM outbox ORDER BY id LIMIT 1").fetchone()
+        """Return the row to send: the sources take turns, so a long backlog of one keeps no other waiting (contract R18).
+
+        What belongs to one session goes in the order it was read.
+        """
+        waiting = self.db.execute("SELECT source, min(id) FROM outbox GROUP BY source").fetchall()
+        if not waiting:
+            return None
+        source, first = min(waiting, key=lambda entry: (self._served.get(entry[0], 0), entry[1]))
+        if len(waiting) > 1 and source is not None:
+            # A session's other file may have been read before this one.
+            first = self.db.execute(
+                "SELECT min(id) FROM outbox WHERE source IN"
+                " (SELECT id FROM source WHERE session=(SELECT session FROM source WHERE id=?)) OR id=?",
+                (source, first),
+            ).fetchone()[0]
+        if len(self._served) > 2 * len(waiting) + 100:
+            self._served = {entry[0]: self._served[entry[0]] for entry in waiting if entry[0] in self._served}
+        row = self.db.execute("SELECT id, endpoint, key, payload, records, source, slot FROM outbox WHERE id=?", (first,)).fetchone()
         return None if row is None else OutboxRow(*row)
 
     def ack(self, row: OutboxRow) -> None:
@@ -431,6 +449,8 @@ class Queue:
             if row.source is not None:
                 self.db.execute("UPDATE source SET last_ack=? WHERE id=?", (time.time(), row.source))
             self.set_meta("last_ack", repr(time.time()))
+        self._turn += 1
+        self._served[row.source] = self._turn
 
     def split(self, row: OutboxRow, parts: Sequence[Sealed]) -> None:
         """Replace a row that was too large by its parts, in its place in the order."""

@@ -125,9 +125,8 @@ class SandboxSync:
             for agent in self._agents.values():
                 known = dict(agent.listing)
                 agent.listing_signature = (0, 0)
-                with contextlib.suppress(FileNotFoundError, Unreadable):
-                    with self.held.root.open_dir(agent.place.sessions) as directory:
-                        self._list(agent, directory, self.context.clock())
+                with contextlib.suppress(FileNotFoundError, Unreadable), self.held.root.open_dir(agent.place.sessions) as directory:
+                    self._list(agent, directory, self.context.clock())
                 agent.listing = sorted({**known, **dict(agent.listing)}.items(), key=lambda item: item[1].order)
             self.ended = True
 

@@ -14,6 +14,7 @@ from typing import Any, Iterator
 
 import pytest
 
+from clawmetry_sync.seal import new_key
 from support.ingest import API_KEY, EVENTS, HEARTBEAT, SESSIONS, Fault, Ingest
 from support.node import Node, until
 from support.tls import make_certificates
@@ -175,19 +176,19 @@ def test_r16_sync_not_allowed_pauses(node: Node) -> None:
 
 def test_r16_key_changed_with_rows_of_the_old_one_waiting(node: Node) -> None:
     """What was sealed with a key that is gone can not hold up what comes after it."""
-    from clawmetry_sync.seal import new_key
-
+    node.daemon.prelude = FAST + "from clawmetry_sync import daemon\ndaemon.ROWS_INTERVAL_S = 0.3\n"
     node.append("one", 5)
     node.daemon.start()
     node.arrived()
     node.ingest.stop()
     node.append("one", 5)
-    until(lambda: node.daemon.status()["queue"]["pending"] >= 1, 10, "a waiting batch")
-    time.sleep(16)  # a row of the session waits as well, behind it
+    # A row of the session waits as well, behind the batch.
+    until(lambda: node.daemon.status()["queue"]["pending"] >= 2, 10, "a waiting batch and row")
     node.daemon.kill()
     key = new_key()
     (node.daemon.directory / "encryption_key").write_text(key + "\n")
     node.ingest.start()
     node.append("two", 5)
     node.daemon.start()
-    until(lambda: node.daemon.status()["queue"]["pending"] == 0, 20, "empty outbox")
+    until(lambda: node.daemon.status()["queue"]["pending"] == 0, 10, "empty outbox")
+    assert node.daemon.status()["dead_letters"] >= 1

@@ -59,7 +59,7 @@ def parse(data: bytes) -> Optional[dict[str, Entry]]:
             chat_type=_first_text(value, "chatType", limit=60) or _origin_chat_type(value),
             subagent_id=_subagent(key),
         )
-        for name in {session, _file_session(value.get("sessionFile"))}:
+        for name in (session, _file_session(value.get("sessionFile"))):
             if name:
                 found[name] = entry
     return found

@@ -20,7 +20,7 @@ import time
 from typing import Any, Callable, Optional
 
 from .. import wire
-from ..errors import ConfigError, shown
+from ..errors import ClawmetryError, ConfigError, shown
 from ..seal import to_blob
 from ..version import VERSION
 from . import Outcome, Verdict
@@ -61,13 +61,13 @@ def parse_retry_after(value: Optional[str]) -> Optional[float]:
     """Return seconds from a Retry-After header (number or HTTP date), None when absent or nonsense."""
     if not value:
         return None
-    if value.strip().isdigit() and len(value) < 12:
+    if value.strip().isdecimal() and len(value) < 12:
         return min(float(value), MAX_RETRY_AFTER_S)
     try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+        moment = email.utils.parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return min(max(0.0, moment.timestamp() - time.time()), MAX_RETRY_AFTER_S)
+    return min(max(0.0, moment - time.time()), MAX_RETRY_AFTER_S)
 
 
 def tls_context(ca_file: Optional[str]) -> ssl.SSLContext:
@@ -152,7 +152,11 @@ class HttpsTarget:
     def deliver(self, endpoint: str, node_id: str, key: str, envelope: bytes) -> Outcome:
         if endpoint == wire.SESSIONS:
             # Sealed while it waits here; the ingest takes these rows in the clear, with sealed titles.
-            body = [self._open(envelope)]
+            try:
+                body = [self._open(envelope)]
+            except ClawmetryError as exc:
+                # The key was changed while it waited: asking again would hold up everything behind it.
+                return Outcome(Verdict.DEAD, str(exc))
         else:
             body = wire.sealed_body(node_id, to_blob(envelope))
         return self._post(endpoint, body, {"X-Node-Id": shown(node_id), "Idempotency-Key": key})
