@@ -48,7 +48,7 @@ def documentation() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("role", ["daemon", "detect"])
+@pytest.mark.parametrize("role", ["daemon", "detect", "policy"])
 def test_defaults_and_argument_specs_are_the_same(role: str) -> None:
     defaults = load("roles/%s/defaults/main.yml" % role)
     options = load("roles/%s/meta/argument_specs.yml" % role)["argument_specs"]["main"]["options"]

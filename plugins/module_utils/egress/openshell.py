@@ -110,7 +110,9 @@ class OpenShell:
         if answer.rc == 0:
             return number, None
         reason = "no answer from the sandbox in %d s" % self.timeout_s if answer.rc == 124 else "exit code %d" % answer.rc
-        return number, (words(answer.stderr) or reason) if answer.rc != 124 else reason
+        # What went before its "Error:" is that the revision was submitted.
+        said = words(answer.stderr[max(0, answer.stderr.find(b"Error:")) :])
+        return number, said if said and answer.rc != 124 else reason
 
     def _policy(self, verb: str, *arguments: str, timeout_s: float = READ_TIMEOUT_S) -> run.Result:
         gateway = ("-g", self.gateway) if self.gateway else ()
