@@ -79,10 +79,10 @@ class NemoClaw:
     def takes(self, sandbox: str, file: str, rule: Rule) -> bool:
         """Would it apply the preset in FILE? False: it cannot, it is too old. Raises PolicyError with its reason when it refuses."""
         answer = self._call(sandbox, "policy-add", "--from-file", file, "--dry-run")
-        said = words(answer.stdout + b" " + answer.stderr)
         if answer.rc not in (0, _USAGE):
+            said = words(answer.stdout + b" " + answer.stderr)
             raise PolicyError("NemoClaw refuses the preset", where=shown(sandbox), cause=said or "exit code %d" % answer.rc)
-        return answer.rc == 0 and rule.host in said
+        return answer.rc == 0 and rule.host.encode() in answer.stdout
 
     def add(self, sandbox: str, file: str) -> Optional[str]:
         """Apply the preset in FILE; return what went wrong, None when it says that it worked."""

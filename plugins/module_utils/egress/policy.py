@@ -147,6 +147,12 @@ def load_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers: dict[str, list[Any]] = {}
 
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            # OpenShell writes none, and nested ones grow without bound.
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("an alias")
+            return super().compose_node(parent, index)
+
     for tag, pattern, first in (
         ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
         ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
@@ -194,7 +200,8 @@ def _checked(document: Any) -> dict[str, Any]:
 def canonical(value: Any) -> Any:
     """Return VALUE in a form in which two policies that mean the same are equal.
 
-    The gateway may leave out what is empty, order lists anew, and write one port as a list of ports.
+    The gateway may leave out what is empty or write it out (false and 0 are its wire format's "not set"), order
+    lists anew, and write one port as a list of ports.
     """
     if isinstance(value, dict):
         result = {}
@@ -206,7 +213,7 @@ def canonical(value: Any) -> Any:
             elif key == "method" and isinstance(item, str):
                 item = item.upper()
             item = canonical(item)
-            if item is not None and item != "" and item != [] and item != {}:
+            if item:
                 result[key] = item
         return result
     if isinstance(value, list):

@@ -8,11 +8,14 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import copy
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clawmetry_sync.egress import policy, render, rule
 from support.openshell_cli import BASE, COMPOSED
@@ -69,6 +72,7 @@ def test_what_the_gateway_composed_is_no_part_of_the_policy() -> None:
         b"Version: 2\n---\n!!python/object/apply:os.system [true]\n",
         b"Version: 2\n---\nversion: 1\nx: !!binary aGk=\n",
         b"\xff\xfe\x00",
+        b"Version: 2\n---\nversion: 1\na: &a [x]\nb: [*a, *a]\n",
         b"Version: 2\n---\nversion: 1\nx: " + b"a" * policy.MAX_POLICY_BYTES,
     ],
 )
@@ -133,7 +137,7 @@ def test_present_again_is_no_change_however_the_gateway_writes_it() -> None:
     point = entry["endpoints"][0]
     point["rules"].reverse()
     point["ports"] = [point.pop("port")]
-    point.update(allowed_ips=[], tls="")
+    point.update(allowed_ips=[], tls="", allow_encoded_slash=False, max_body_bytes=0)
     assert policy.change(with_policies(clawmetry_ingest=entry), RULE, present=True).document is None
 
 
@@ -182,3 +186,14 @@ def test_an_interpreter_this_policy_lets_the_agent_write_needs_an_override() -> 
         policy.change(BASE, wide, present=True)
     assert policy.change(BASE, wide, present=True, allow_wide_binary=True).document
     assert policy.change(BASE, wide, present=False).document is None
+
+
+@given(st.binary(max_size=200) | st.text("[]{}:-*&!|> \n\t'\"a1", max_size=60).map(str.encode), st.booleans())
+def test_whatever_is_printed_it_is_a_policy_or_a_refusal(output: bytes, framed: bool) -> None:
+    output = b"Version: 2\n---\nversion: 1\n" + output if framed else output
+    for parse in (policy.parse_text, policy.parse_json):
+        with contextlib.suppress(policy.PolicyError):
+            assert parse(output).document["version"] is not Ellipsis
+    policy.parse_list(output)
+    policy.submitted(output)
+    assert policy.words(output).isprintable()
