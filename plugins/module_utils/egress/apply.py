@@ -28,7 +28,7 @@ from . import policy as policies
 from . import render
 from .nemoclaw import NemoClaw
 from .openshell import OpenShell, check_sandbox
-from .policy import Change, Policy, PolicyError, same
+from .policy import Change, Policy, PolicyError, Revision, same
 from .rule import Rule
 
 # What of our own environment the two command lines may see besides HOME.
@@ -63,6 +63,7 @@ class Plan:
     present: bool
     base: Policy
     change: Change
+    newest: Optional[Revision] = None  # loaded or not; None when it cannot be told
 
     @property
     def changed(self) -> bool:
@@ -70,7 +71,11 @@ class Plan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.target.warnings + self.change.warnings
+        found = self.target.warnings + self.change.warnings
+        if self.newest is not None and self.newest.status == "Failed":
+            text = "revision %d of the policy did not load (%s): OpenShell may hold back all of the sandbox's traffic until one does"
+            found += (text % (self.newest.number, self.newest.error),)
+        return found
 
     def diff(self) -> dict[str, str]:
         """Return the whole policy before and after, as YAML."""
@@ -174,7 +179,13 @@ def plan(target: Target, rule: Rule, *, present: bool = True, allow_wide_binary:
             cause = "whether a policy for all sandboxes is in force could not be told"
         next_step = "ask who runs the gateway: openshell policy get --global"
         raise PolicyError("this sandbox's policy is not its own", where=shown(target.sandbox), cause=cause, next_step=next_step)
-    return Plan(target, rule, present, base, policies.change(base.document, rule, present=present, allow_wide_binary=allow_wide_binary))
+    change = policies.change(base.document, rule, present=present, allow_wide_binary=allow_wide_binary)
+    newest = target.openshell.newest(target.sandbox)
+    if change.document is not None and newest is not None and newest.status == "Pending":
+        cause = "revision %d is stored, and the sandbox has not loaded it" % newest.number
+        next_step = "wait, or start the sandbox; openshell policy list %s" % shown(target.sandbox)
+        raise PolicyError("another change is under way", where=shown(target.sandbox), cause=cause, next_step=next_step)
+    return Plan(target, rule, present, base, change, newest)
 
 
 def carry_out(the_plan: Plan) -> Outcome:
@@ -182,13 +193,13 @@ def carry_out(the_plan: Plan) -> Outcome:
     change, target = the_plan.change, the_plan.target
     if change.document is None:
         return Outcome(False, None, the_plan.base.revision, the_plan.warnings)
-    before = target.openshell.newest(target.sandbox)
+    before = the_plan.newest
     with tempfile.TemporaryDirectory(prefix="clawmetry-policy-") as directory:
         via, stored, problem, warnings = _push(the_plan, change.document, directory)
         after, mismatch = _read_back(the_plan, stored)
         problem = problem or mismatch
         if problem is None and after is not None:
-            return Outcome(True, via, after.revision, the_plan.warnings + warnings)
+            return Outcome(True, via, after.revision, target.warnings + change.warnings + warnings)
         newest = target.openshell.newest(target.sandbox)
         # Nothing stored and nothing changed: there is nothing to undo, and an undo would drop connections.
         untouched = stored is None and before is not None and newest is not None and newest.number == before.number

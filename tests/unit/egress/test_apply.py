@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 import pytest
 
+from clawmetry_sync.discover import binaries
 from clawmetry_sync.egress import apply, files, render, rule
 from clawmetry_sync.egress.policy import PolicyError, load_yaml
 from clawmetry_sync.errors import ConfigError
@@ -127,8 +128,20 @@ def test_the_active_revision_counts_when_the_newest_did_not_load(world: World) -
     world.set(fail="bad.example")
     broken = {**BASE, "network_policies": {"x": {"name": "x", "endpoints": [{"host": "bad.example", "port": 1}], "binaries": []}}}
     world.put(broken)
-    assert push(world).changed
-    assert world.policy == WANTED
+    assert "revision 3 of the policy did not load" in plan(world).warnings[0]
+    outcome = push(world)
+    assert (outcome.changed, outcome.warnings, world.policy) == (True, (), WANTED)
+    world.put(broken)
+    again = push(world)
+    assert not again.changed and "revision 5 of the policy did not load" in again.warnings[0]
+
+
+def test_a_change_that_is_under_way_is_not_overwritten(world: World) -> None:
+    world.set(deaf=True)
+    world.put({**BASE, "network_policies": {}})
+    with pytest.raises(PolicyError, match="another change is under way.*revision 3"):
+        plan(world)
+    assert not world.writes
 
 
 def test_a_global_policy_is_refused(world: World) -> None:
@@ -191,6 +204,20 @@ def test_a_version_that_does_not_say_so_is_asked_in_every_form(world: World) -> 
 def test_a_binary_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="gave no answer"):
         apply.plan(apply.find(SANDBOX, openshell=str(tmp_path / "none"), home=str(tmp_path), environ={}), RULE)
+
+
+def test_the_commands_are_found_where_their_installers_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries, "SYSTEM_DIRS", ())
+    with pytest.raises(PolicyError, match="no openshell command.*become the user"):
+        apply.find(SANDBOX, home=str(tmp_path), environ={})
+    (tmp_path / ".local/bin").mkdir(parents=True)
+    world = World(tmp_path / ".local/bin")
+    assert apply.find(SANDBOX, home=str(tmp_path), environ={}).openshell.path == str(world.openshell)
+    registry(tmp_path)
+    made = apply.plan(apply.find(SANDBOX, home=str(tmp_path), environ={}, timeout_s=5), RULE)
+    assert apply.carry_out(made).via == "nemoclaw"
+    world.nemoclaw.unlink()
+    assert "there is no nemoclaw command" in apply.find(SANDBOX, home=str(tmp_path), environ={}).warnings[0]
 
 
 # -- through NemoClaw ---------------------------------------------------------------------------
