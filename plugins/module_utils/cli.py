@@ -102,19 +102,24 @@ def _run(args: argparse.Namespace) -> int:
     log = Log(args.log_level, stamp="JOURNAL_STREAM" not in os.environ)
     notifier = Notifier(os.environ)
     settings: Optional[Settings] = checked(args.config)
+    stopping: list[bool] = []
     while settings is not None:
-        settings = _one_life(settings, args.config, log, notifier)
+        settings = _one_life(settings, args.config, log, notifier, stopping)
     return 0
 
 
-def _one_life(settings: Settings, config: Optional[str], log: Log, notifier: Notifier) -> Optional[Settings]:
-    """Run until SIGTERM (None) or until SIGHUP has found a configuration that is fine (its settings)."""
+def _one_life(settings: Settings, config: Optional[str], log: Log, notifier: Notifier, stopping: list[bool]) -> Optional[Settings]:
+    """Run until SIGTERM (None) or until SIGHUP has found a configuration that is fine (its settings).
+
+    STOPPING outlives this life: a SIGTERM between two of them ends the next one at once.
+    """
     daemon = Daemon(settings, os.environ, log)
     following: list[Settings] = []
 
     def on_stop(_number: int, _frame: object) -> None:
-        if daemon.stop.is_set():
+        if stopping:
             os._exit(1)  # asked twice: at once
+        stopping.append(True)
         daemon.stop.set()
         daemon.wake.set()
 
@@ -131,6 +136,8 @@ def _one_life(settings: Settings, config: Optional[str], log: Log, notifier: Not
     signal.signal(signal.SIGTERM, on_stop)
     signal.signal(signal.SIGINT, on_stop)
     signal.signal(signal.SIGHUP, on_reload)
+    if stopping:
+        return None
     daemon.start()
     server = control.Server(settings.socket_path, lambda request: _answer(daemon, request))
     try:
@@ -138,12 +145,12 @@ def _one_life(settings: Settings, config: Optional[str], log: Log, notifier: Not
         log("info", "running", version=VERSION, node=daemon.node_id, target=daemon.target.url, state_dir=settings.state_dir)
         notifier.send("READY=1")
         daemon.run(notifier.alive)
-        notifier.send("RELOADING=1" if following else "STOPPING=1")
+        notifier.send("RELOADING=1" if following and not stopping else "STOPPING=1")
     finally:
         server.close()
         daemon.close()
     log("info", "stopped")
-    return following[-1] if following else None
+    return following[-1] if following and not stopping else None
 
 
 def _answer(daemon: Daemon, request: dict[str, Any]) -> dict[str, Any]:

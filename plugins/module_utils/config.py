@@ -266,12 +266,12 @@ def build(raw: Mapping[str, Any], env: Mapping[str, str], path: Optional[str]) -
     """Return the settings for a parsed mapping and an environment. Raises ConfigError."""
     _refuse_unknown(raw, _KEYS)
     values = {key: _KEYS[key](key, value) for key, value in raw.items() if value is not None}
-    system = path == SYSTEM_CONFIG or (path is None and os.geteuid() == 0)
-    etc = "/etc/clawmetry" if system else os.path.dirname(path) if path else os.path.expanduser("~/.config/clawmetry")
+    system = path == SYSTEM_CONFIG or os.geteuid() == 0
+    etc = os.path.dirname(SYSTEM_CONFIG if system else os.path.expanduser(USER_CONFIG))
     var = "/var/lib/clawmetry" if system else os.path.expanduser("~/.local/state/clawmetry")
     values.setdefault("state_dir", var)
-    values.setdefault("encryption_key_file", os.path.join(os.path.abspath(etc), "encryption_key"))
-    usual_api_key = os.path.join(os.path.abspath(etc), "api_key")
+    values.setdefault("encryption_key_file", os.path.join(etc, "encryption_key"))
+    usual_api_key = os.path.join(etc, "api_key")
     if "api_key_file" not in values and os.path.lexists(usual_api_key):
         values["api_key_file"] = usual_api_key
     selection = values.pop("sandboxes", {})

@@ -20,7 +20,7 @@ import threading
 import time
 from typing import Any, Mapping, Optional
 
-from . import hostinfo, secretfile, snapshot, wire
+from . import hostinfo, kernel, secretfile, snapshot, wire
 from .config import Settings
 from .errors import ClawmetryError, ConfigError, shown
 from .finder import Finder
@@ -41,10 +41,11 @@ ROWS_INTERVAL_S = 15.0
 MAX_ROW_UPLOADS_WAITING = 20
 ROUND_S = 0.5
 DRAIN_S = 60.0
-FLUSH_S = 8.0
+FLUSH_S = 7.0
 TRIM_INTERVAL_S = 30.0
 # A sandbox that has not been seen for so long is as good as gone; its cursors go.
 FORGET_SANDBOX_S = 7 * 86400.0
+FORGET_AFTER_START_S = 3600.0
 # After trouble of our own (disk full, no descriptors): wait, then try again; cursors have not moved.
 TROUBLE_PAUSE_S = 5.0
 
@@ -85,6 +86,7 @@ class Daemon:
     def start(self) -> None:
         """Open state, key and target, and say who we are. Raises ConfigError or StateError; nothing runs then."""
         settings = self.settings
+        kernel.give_memory_back()
         sealer = Sealer(parse_key(secretfile.encryption_key_text(settings, self._env)))
         prepare_state_dir(settings.state_dir)
         self._lock = InstanceLock(settings.state_dir)
@@ -205,8 +207,10 @@ class Daemon:
         if now - self._trim_at >= TRIM_INTERVAL_S:
             self._trim_at = now
             self.queue.trim()
-            self.queue.forget_sandboxes([*self._syncs, *self._waiting, *(sync.sandbox.uid for sync, _until in self._draining)],
-                                        time.time() - FORGET_SANDBOX_S)  # fmt: skip
+            present = [*self._syncs, *self._waiting, *(sync.sandbox.uid for sync, _until in self._draining)]
+            # Not at once after a start: after a boot the engine, or a home's disk, may come later than we do.
+            patience_s = FORGET_SANDBOX_S if time.time() - self.started_at > FORGET_AFTER_START_S else float("inf")
+            self.queue.forget_sandboxes(present, time.time(), patience_s)
         self.busy = more
         self.passes += 1
         return more
@@ -244,8 +248,15 @@ class Daemon:
                 work = [(other, item) for other, item in work if other is not sync]
         if not work:
             return False
-        # Whoever was served longest ago comes first, so one busy file cannot keep the others waiting.
+        # Whoever was served longest ago comes first, so one busy file cannot keep the others waiting;
+        # and sandboxes take turns, so a hundred thousand files of one cannot either.
         work.sort(key=lambda entry: entry[1][1].served_at)
+        seen: dict[str, int] = {}
+        ranks = []
+        for sync, _item in work:
+            ranks.append(seen.get(sync.sandbox.uid, 0))
+            seen[sync.sandbox.uid] = ranks[-1] + 1
+        work = [work[index] for index in sorted(range(len(work)), key=ranks.__getitem__)]
         deadline = time.monotonic() + ROUND_S
         more = False
         for sync, (agent, file, name, meaning) in work:
@@ -340,6 +351,8 @@ class Daemon:
             if self.shipper.blocked or not before or time.monotonic() > deadline:
                 break
         problems = ["%s: %s" % (uid, reason) for uid, reason in self.finder.unreadable.items()]
+        if self.settings.only is not None and not self._syncs:
+            problems.append("sandbox %s was asked for (NEMOCLAW_SANDBOX) and is not there to be read" % shown(self.settings.only))
         for sync in self._syncs.values():
             problems += ["%s: %s: %s" % (sync.sandbox.name, label, text) for label, text in sync.problems.items()]
         if self.shipper.blocked:

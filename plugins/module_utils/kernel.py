@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""System calls that Python has no wrapper for: openat2(2) and fstatfs(2), by ctypes.
+"""Calls that Python has no wrapper for: openat2(2), fstatfs(2) and mallopt(3), by ctypes.
 
 Nothing but the calls: kernel names, declared types, errno raised as OSError.
 Sources: openat2(2), statfs(2), linux/magic.h.
@@ -84,6 +84,18 @@ def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return int(fd)
+
+
+def give_memory_back(threshold: int = 256 << 10) -> None:
+    """Let glibc map blocks of THRESHOLD bytes and more one by one, and unmap them at once when they are freed.
+
+    Its own threshold grows with the first large block freed; from then on a few records of megabytes leave the
+    heap full of holes. Nothing happens where there is no mallopt(3).
+    """
+    mallopt = getattr(_LIBC, "mallopt", None)
+    if mallopt is not None:
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+            mallopt(ctypes.c_int(parameter), ctypes.c_int(threshold))
 
 
 def filesystem_type(fd: int) -> int:

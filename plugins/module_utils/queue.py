@@ -202,6 +202,9 @@ class Queue:
         """Open or create the file at PATH. CHECK reads all of it once for damage: for the first connection."""
         self.path = path
         self._turn = 0
+        self._chosen: Optional[int] = None
+        self._chosen_box: Optional[str] = None
+        self._served_boxes: dict[Optional[str], int] = {}  # sandbox -> as _served; what belongs to none counts as one
         self._served: dict[Optional[int], int] = {}  # source -> the turn it was last acknowledged in; of this process only
         fresh = not os.path.lexists(path)
         if not fresh:
@@ -394,14 +397,23 @@ class Queue:
                 "DELETE FROM session WHERE sent_version>=version AND NOT EXISTS(SELECT 1 FROM source WHERE source.session=session.id)"
             )
 
-    def forget_sandboxes(self, present: Sequence[str], before: float) -> int:
-        """Drop all cursors of sandboxes that are not PRESENT, were last read BEFORE that time, and have nothing pending."""
+    def forget_sandboxes(self, present: Sequence[str], now: float, patience_s: float) -> int:
+        """Drop all cursors of sandboxes that have not been PRESENT for PATIENCE_S seconds and have nothing pending.
+
+        A sandbox that is there but silent is noted as seen once a day.
+        """
+        names = json.dumps(list(present))
         with self.transaction():
+            self.db.execute(
+                "UPDATE source SET seen=? WHERE seen<? AND session IN"
+                " (SELECT id FROM session WHERE sandbox IN (SELECT value FROM json_each(?)))",
+                (now, now - 86400.0, names),
+            )
             cursor = self.db.execute(
                 "DELETE FROM session WHERE sandbox NOT IN (SELECT value FROM json_each(?)) AND sandbox NOT IN"
                 " (SELECT sandbox FROM session JOIN source ON source.session=session.id WHERE source.seen>=? OR source.id IN"
                 " (SELECT source FROM outbox WHERE source IS NOT NULL))",
-                (json.dumps(list(present)), before),
+                (names, now - patience_s),
             )
         return int(cursor.rowcount)
 
@@ -423,14 +435,21 @@ class Queue:
                 self.set_meta(*meta)
 
     def next(self) -> Optional[OutboxRow]:
-        """Return the row to send: the sources take turns, so a long backlog of one keeps no other waiting (contract R18).
+        """Return the row to send: the sandboxes take turns, and in each its sources, so a long backlog of one source
+        and a hundred thousand sources of one sandbox keep no other waiting (contracts R18, S11).
 
         What belongs to one session goes in the order it was read.
         """
-        waiting = self.db.execute("SELECT source, min(id) FROM outbox GROUP BY source").fetchall()
+        waiting = self.db.execute(
+            "SELECT outbox.source, min(outbox.id), session.sandbox FROM outbox LEFT JOIN source ON source.id=outbox.source"
+            " LEFT JOIN session ON session.id=source.session GROUP BY outbox.source"
+        ).fetchall()
         if not waiting:
             return None
-        source, first = min(waiting, key=lambda entry: (self._served.get(entry[0], 0), entry[1]))
+        source, first, sandbox = min(
+            waiting, key=lambda entry: (self._served_boxes.get(entry[2], 0), self._served.get(entry[0], 0), entry[1])
+        )
+        self._chosen, self._chosen_box = source, sandbox
         if len(waiting) > 1 and source is not None:
             # A session's other file may have been read before this one.
             first = self.db.execute(
@@ -450,7 +469,8 @@ class Queue:
                 self.db.execute("UPDATE source SET last_ack=? WHERE id=?", (time.time(), row.source))
             self.set_meta("last_ack", repr(time.time()))
         self._turn += 1
-        self._served[row.source] = self._turn
+        self._served[row.source] = self._served[self._chosen] = self._turn
+        self._served_boxes[self._chosen_box] = self._turn
 
     def split(self, row: OutboxRow, parts: Sequence[Sealed]) -> None:
         """Replace a row that was too large by its parts, in its place in the order."""
@@ -482,7 +502,8 @@ class Queue:
     def trim(self) -> None:
         """Give pages of acked rows back to the file system, a few at a time."""
         if int(self.db.execute("PRAGMA freelist_count").fetchone()[0]) > 1024:
-            self.db.execute("PRAGMA incremental_vacuum(1024)").fetchall()
+            # A row per page freed: execute() would stop at the first.
+            self.db.executescript("PRAGMA incremental_vacuum(1024)")
 
     # -- session rows (the table is their queue: version runs ahead of sent_version) -----
 

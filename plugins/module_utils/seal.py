@@ -19,7 +19,7 @@ import hashlib
 import hmac
 import os
 import zlib
-from typing import Optional
+from typing import Iterator, Optional
 
 from .errors import ClawmetryError, ConfigError
 
@@ -75,6 +75,12 @@ def new_key() -> str:
 
 def to_blob(envelope: bytes) -> bytes:
     return base64.urlsafe_b64encode(envelope)
+
+
+def blob_pieces(envelope: bytes, size: int = 48 << 10) -> Iterator[bytes]:
+    """Yield the blob of ENVELOPE piece by piece; SIZE is a multiple of 3."""
+    for start in range(0, len(envelope), size):
+        yield base64.urlsafe_b64encode(envelope[start : start + size])
 
 
 def from_blob(blob: str) -> bytes:

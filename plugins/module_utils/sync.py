@@ -168,8 +168,10 @@ class SandboxSync:
         now = self.context.clock()
         if now < self._scan_from and not self.ended:
             return []
+        # Of our own time: on a busy machine even a small sandbox takes long by the clock.
+        began = time.thread_time()
         changed = self._scan(now)
-        took = self.context.clock() - now
+        took = time.thread_time() - began
         if took > SLOW_SCAN_S and not changed:
             self._scan_from = now + took * 50
         return changed
@@ -214,6 +216,10 @@ class SandboxSync:
         if signature == agent.listing_signature and now - agent.listed_at < LAYOUT_INTERVAL_S * 2:
             return
         listing, more = layout.session_files(directory)
+        room = layout.MAX_SESSION_FILES - sum(len(other.listing) for other in self._agents.values() if other is not agent)
+        if len(listing) > room:
+            del listing[max(0, room) :]
+            more = True
         if more:
             self._problem(MANY_FILES, "%s: more than %d; the rest is not read" % (shown(agent.place.sessions), layout.MAX_SESSION_FILES))
         else:
@@ -250,7 +256,9 @@ class SandboxSync:
         """Drop what has been gone for an hour, so that state stays as small as the sandbox."""
         if now - agent.listed_at > 0.5:
             return
-        stale = [key for key, file in agent.files.items() if now - file.seen_at > FORGET_AFTER_S]
+        stale = [
+            key for key, file in agent.files.items() if now - file.seen_at > FORGET_AFTER_S or (not file.row.id and file.seen_at < now)
+        ]
         if stale:
             self.context.queue.forget_sources([agent.files.pop(key).row.id for key in stale])
             kept = {session for session, _ino in agent.files}
@@ -406,13 +414,6 @@ class SandboxSync:
     def _seal(self, agent: _Agent, meaning: layout.SessionName, row: SourceRow, batch: tail.Batch) -> Sealed:
         session = meaning.session.decode("utf-8", "backslashreplace")
         entry = (agent.entries or {}).get(session)
-        plaintext = wire.events(
-            node_id=self.context.node_id,
-            session_file=session + ".jsonl",
-            lines=batch.lines,
-            source=self._source(agent.place.agent),
-            subagent_id=entry.subagent_id if entry is not None else None,
-        )
         key = idempotency_key(
             self.sandbox.uid,
             agent.place.sessions,
@@ -424,8 +425,16 @@ class SandboxSync:
             batch.lines[0],
             batch.lines[-1],
         )
-        envelope = self.context.sealer.seal(plaintext, compress=self.context.compress())
-        return Sealed(wire.EVENTS, key, envelope, len(batch.lines))
+        records = len(batch.lines)
+        plaintext = wire.events(
+            node_id=self.context.node_id,
+            session_file=session + ".jsonl",
+            lines=batch.lines,
+            source=self._source(agent.place.agent),
+            subagent_id=entry.subagent_id if entry is not None else None,
+        )
+        batch.lines.clear()  # one of 8 MiB is not kept twice
+        return Sealed(wire.EVENTS, key, self.context.sealer.seal(plaintext, compress=self.context.compress()), records)
 
     def _source(self, agent: Optional[bytes]) -> dict[str, Optional[str]]:
         source: dict[str, Optional[str]] = {

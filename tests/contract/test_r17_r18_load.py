@@ -69,7 +69,8 @@ def test_r18_huge_file_delays_no_other(tmp_path: Path) -> None:
             ingest.wait(lambda me, name="small-%d.jsonl" % number: any(key[1] == name for key in list(me.events)), 30, "the one line")
             delays.append(time.monotonic() - began)
             time.sleep(2)
-        waiting, huge = node.daemon.status()["queue"], sum(len(events) for key, events in ingest.events.items() if key[1] == "aaa-huge.jsonl")
+        waiting = node.daemon.status()["queue"]
+        huge = sum(len(events) for key, events in list(ingest.events.items()) if key[1] == "aaa-huge.jsonl")
         print("R18: one line after %s s beside %d events of the huge file, %s" % (["%.2f" % delay for delay in delays], huge, waiting))
         node.daemon.kill()
         ingest.check()

@@ -25,7 +25,7 @@ Change = Callable[[Node], None]
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     with Ingest() as ingest:
-        node = Node(tmp_path, ingest)
+        node = Node(tmp_path, ingest, poll_interval=0.05)
         yield node
         node.daemon.kill()
 
@@ -118,7 +118,7 @@ def test_r7_r11_daemon_running(node: Node, change: Change) -> None:
     node.arrived()
     node.append("one", 2)
     node.arrived()
-    node.no_more()
+    node.no_more(0.6)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -136,7 +136,7 @@ def test_r7_r11_daemon_stopped(node: Node, change: Change) -> None:
     node.append("one", 2)
     node.daemon.start()
     node.arrived()
-    node.no_more()
+    node.no_more(0.6)
 
 
 def test_r11_compacted_before_the_first_start(node: Node) -> None:
@@ -145,7 +145,7 @@ def test_r11_compacted_before_the_first_start(node: Node) -> None:
     compacted(node)
     node.daemon.start()
     node.arrived()
-    node.no_more()
+    node.no_more(0.6)
 
 
 def test_r7_many_rewrites_in_a_row(node: Node) -> None:
@@ -157,7 +157,7 @@ def test_r7_many_rewrites_in_a_row(node: Node) -> None:
         node.write("one", data + b"".join(node.lines("one", 1)), mode="wb")
         time.sleep(0.05)
     node.arrived()
-    node.no_more()
+    node.no_more(0.6)
 
 
 def test_r6_half_line_is_neither_sent_nor_skipped(node: Node) -> None:

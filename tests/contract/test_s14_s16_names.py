@@ -23,12 +23,13 @@ from support.ingest import Ingest, canonical
 from support.sandbox import OPENCLAW_IMAGE, STATE, Sandbox, docker, openshell_0_0_72, run_container
 from support.tree import dumps
 
-# {0}: a file that would appear if a shell ever saw the name.
+# A file that would appear, here or in /, if a shell ever saw the name.
+TRAPS = (Path("clawmetry-trap"), Path("/clawmetry-trap"))
 NAMES = {
-    "shell": b"$(touch {0});`touch {0}`;touch {0}|touch {0}&&touch {0}",
+    "shell": b"$(touch clawmetry-trap);`touch clawmetry-trap`;touch clawmetry-trap|touch clawmetry-trap&&touch clawmetry-trap",
     "newline": b"a\nlevel=error event=forged\r\nb",
     "ansi": b"\x1b[31mred\x1b]0;title\x07\x1b[2J\x9b31m",
-    "format": b"%s%n%d%(name)s{{}}{{0.__class__}}",
+    "format": b"%s%n%d%(name)s{}{0.__class__}",
     "right-to-left": "\u202egpj.exe\u2066\u2069\u200f".encode(),
     "not-utf8": b"\xff\xfe\xc0\x80",
     "option": b"--help",
@@ -62,10 +63,8 @@ def ingest() -> Iterator[Ingest]:
 
 
 def test_s14_hostile_file_and_agent_names(tmp_path: Path, ingest: Ingest) -> None:
-    trace = tmp_path / "trace"
-    names = {kind: name.replace(b"{0}", str(trace).replace("/", "\\").encode()) for kind, name in NAMES.items()}
     with openshell_0_0_72("names-files") as sandbox:
-        for number, (kind, name) in enumerate(names.items()):
+        for number, (kind, name) in enumerate(NAMES.items()):
             base = STATE.encode() + b"/agents/"
             make(sandbox, base + name + b"/sessions/" + name[:200] + b".jsonl", dumps({"kind": kind, "number": number}))
             make(sandbox, base + name + b"/sessions/bad-" + name[:200] + b".jsonl", b"not json\n")
@@ -76,14 +75,14 @@ def test_s14_hostile_file_and_agent_names(tmp_path: Path, ingest: Ingest) -> Non
         daemon = Daemon(tmp_path / "node", ingest_url=ingest.url, sandboxes={"include": [sandbox.name]}, snapshot_interval=1)
         daemon.start(arguments=("--log-level", "debug", "run"))
         try:
-            ingest.wait_events(len(names))
+            ingest.wait_events(len(NAMES))
             ingest.wait(lambda me: bool(me.sessions) and bool(me.snapshots) and bool(me.memory), what="rows, snapshot, memory")
             ingest.check()
-            assert sorted(json.loads(event)["kind"] for event in ingest.all_events()) == sorted(names)
+            assert sorted(json.loads(event)["kind"] for event in ingest.all_events()) == sorted(NAMES)
             # Each agent's name is its own: two that look alike when shown are still two.
-            assert len({(source.agent, session) for source, session in ingest.events}) == len(names)
+            assert len({(source.agent, session) for source, session in ingest.events}) == len(NAMES)
             status = daemon.status()
-            assert status["quarantined"] == len(names)
+            assert status["quarantined"] == len(NAMES)
             for output in (
                 daemon.cli("status").stdout,
                 daemon.cli("status", "--json").stdout,
@@ -100,12 +99,14 @@ def test_s14_hostile_file_and_agent_names(tmp_path: Path, ingest: Ingest) -> Non
             assert "\nevent=forged" not in daemon.log_file.read_text()
         finally:
             daemon.kill()
-        assert archive.json("sync")["ok"] is True
+        result = archive.json("sync")
+        # What was refused is said, and nothing else went wrong.
+        assert [text for text in result["errors"] if "pipe" not in text] == [], result
         for verb in (("archive", "list"), ("archive", "list", "--json"), ("archive", "show"), ("archive", "show", "--kind", "memory"), ("archive", "show", "--kind", "sessions"), ("archive", "show", "--kind", "system-snapshot")):
             done = archive.cli(*verb)
             assert (done.returncode, done.stderr) == (0, b""), done
             harmless(done.stdout)
-    assert not trace.exists()
+    assert not any(trap.exists() for trap in TRAPS)
     # No part of a sandbox's name has become a file of ours.
     for directory in (daemon.state_dir, archive.directory):
         assert all(path.name in KNOWN_FILES for path in directory.rglob("*")), sorted(directory.rglob("*"))
@@ -136,11 +137,10 @@ def labelled(container: str, name: str, sandbox_id: str, **more: str) -> Sandbox
 
 
 def test_s14_hostile_labels(tmp_path: Path, ingest: Ingest) -> None:
-    trace = tmp_path / "trace"
     boxes: list[Sandbox] = []
     try:
         for number, (kind, raw) in enumerate(NAMES.items()):
-            text = raw.replace(b"{0}", str(trace).encode()).decode("utf-8", "replace") * (200 if kind == "long" else 1)
+            text = raw.decode("utf-8", "replace") * (200 if kind == "long" else 1)
             box = labelled("openshell-names-%d-%d" % (time.monotonic_ns(), number), text, text, **{"openshell.ai/sandbox-workspace": text, "openshell.ai/forged": text})
             boxes.append(box)
             make(box, STATE.encode() + b"/agents/main/sessions/a.jsonl", dumps({"kind": kind}))
@@ -168,7 +168,7 @@ def test_s14_hostile_labels(tmp_path: Path, ingest: Ingest) -> None:
     finally:
         for box in boxes:
             box.remove()
-    assert not trace.exists()
+    assert not any(trap.exists() for trap in TRAPS)
 
 
 def test_s15_a_borrowed_name_borrows_nothing_else(tmp_path: Path, ingest: Ingest) -> None:

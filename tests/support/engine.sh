@@ -101,20 +101,20 @@ build_host() {
     if has_image "$host_image"; then return; fi
     local archive=$cache/host.tar root=$work/host
     if [ ! -s "$archive" ]; then
-        local codename mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg components=main
+        local distribution codename mirror components=main extra=
         # shellcheck disable=SC1091
-        codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+        distribution=$(. /etc/os-release && echo "$ID") codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+        [ "$distribution" != ubuntu ] || components=main,universe
+        # Newer releases ship the client on its own.
+        if apt-cache show docker-cli >/dev/null 2>&1; then extra=,docker-cli; fi
         # The mirror is whichever this machine is configured to use.
         # shellcheck disable=SC2016 # these are apt's fields, not the shell's
         mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
             awk -v c="$codename" '($1 == "Debian" || $1 == "Ubuntu") && $2 == c {print $3; exit}')
         [ -n "$mirror" ] || die "no Debian or Ubuntu mirror for $codename in the apt sources. Next: apt-get update"
-        if [ -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ]; then
-            keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg components=main,universe
-        fi
         say "Building $host_image ($codename), about three minutes"
-        debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
-            --include=systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,iptables,docker.io \
+        debootstrap --variant=minbase --keyring="/usr/share/keyrings/$distribution-archive-keyring.gpg" --components="$components" \
+            --include=systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,iptables,docker.io$extra \
             "$codename" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 </dev/null ||
             die "debootstrap failed. Next: tail $cache/debootstrap.log"
         rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*

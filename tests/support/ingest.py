@@ -345,7 +345,7 @@ class Ingest:
 
     def _auth(self, request: Request, body: dict[str, Any], accepted: bool) -> None:
         unknown = set(body) - {"api_key", "hostname", "existing_node_id", "machine_id"}
-        if unknown or body.get("api_key") != self.api_key or not body.get("machine_id"):
+        if unknown or body.get("api_key") != self.api_key or "machine_id" not in body:
             self.violation(request, "the body has %s" % sorted(body))
 
     def _heartbeat(self, request: Request, body: dict[str, Any], accepted: bool) -> None:

@@ -136,7 +136,7 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        began, waiting = time.monotonic(), {session: b"" for session in self._sessions}
+        began, waiting = time.monotonic(), dict.fromkeys(self._sessions, b"")
         while not self._stop.is_set():
             due = int((time.monotonic() - began) * self._per_second) - self.count
             for _line in range(due):

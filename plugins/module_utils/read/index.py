@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from ..errors import shown
+from . import jsonl
 
 # 14 to 40 KB for one to three entries are usual; beyond this the index is not read and nothing else suffers.
-MAX_INDEX_BYTES = 16 << 20
-MAX_ENTRIES = 20_000
+MAX_INDEX_BYTES = 8 << 20
+MAX_ENTRIES = 10_000
 
 _SAFE_PART = re.compile(r"[A-Za-z][A-Za-z_-]{0,40}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -39,8 +40,10 @@ class Entry:
 
 def parse(data: bytes) -> Optional[dict[str, Entry]]:
     """Return {session id: entry}, None when DATA is not such an index (or was caught half-written)."""
+    if jsonl.has_too_many_values(data):
+        return None
     try:
-        document = json.loads(data.decode("utf-8"))
+        document = json.loads(data)
     except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict):

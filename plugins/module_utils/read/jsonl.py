@@ -68,9 +68,7 @@ def _strict_loads(line: bytes) -> Any:
 def judge(line: bytes) -> dict[str, Any]:
     """Return the object LINE holds. Raises NotARecord with the reason."""
     value: Any
-    # Most records are too short to be either too deep or too rich: not a byte of them is looked at twice.
-    marks = line.count(b"{") + line.count(b"[") if len(line) > 2 * MAX_DEPTH else 0
-    if len(line) > MAX_VALUES and marks + line.count(b",") > MAX_VALUES and _values(line) > MAX_VALUES:
+    if has_too_many_values(line):
         raise NotARecord("more than %d values" % MAX_VALUES)
     try:
         # orjson refuses all that a strict parser may refuse, and lone surrogates besides: those get a second hearing.
@@ -81,18 +79,25 @@ def judge(line: bytes) -> dict[str, Any]:
         value = _strict_loads(line)
     if not isinstance(value, dict):
         raise NotARecord("not a JSON object")
-    # Counting brackets is quick and says enough of nearly every record.
-    if marks > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+    # Most records are too short to be that deep, and counting brackets says enough of nearly every other.
+    if len(line) > 2 * MAX_DEPTH and line.count(b"{") + line.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise NotARecord("nested too deep")
     return value
 
 
-def _values(line: bytes) -> int:
-    """Return about how many values LINE has: its brackets and commas outside of texts. Linear, whatever it holds."""
-    bare, texts = _TEXT.subn(b"", line.replace(b"\\\\", b"").replace(b'\\"', b""), 2 * MAX_VALUES + 1)
-    if texts > 2 * MAX_VALUES:
-        return texts
-    return bare.count(b"{") + bare.count(b"[") + bare.count(b",")
+def has_too_many_values(text: bytes) -> bool:
+    """Would parsing TEXT make more than MAX_VALUES values? Counts brackets and commas outside of strings; linear, whatever it holds."""
+    if len(text) <= MAX_VALUES or text.count(b",") + text.count(b"{") + text.count(b"[") <= MAX_VALUES:
+        return False
+    bare = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    values = end = 0
+    for number, string in enumerate(_TEXT.finditer(bare)):
+        start = string.start()
+        values += bare.count(b",", end, start) + bare.count(b"{", end, start) + bare.count(b"[", end, start)
+        end = string.end()
+        if max(values, number // 4) > MAX_VALUES:
+            return True
+    return values + bare.count(b",", end) + bare.count(b"{", end) + bare.count(b"[", end) > MAX_VALUES
 
 
 def _deeper_than(value: Any, most: int) -> bool:

@@ -112,6 +112,8 @@ def read_turn(
     hashes: list[bytes] = []
     taken = 0
     last_line_end = b""
+    began, passed = row.offset, row.marker
+    head = b"" if began else _pread(fd, min(MARKER_BYTES, size), 0)
     while row.offset < size:
         if skip is not None:
             turn.skip = _pass_over(fd, row, size, skip, turn)
@@ -131,12 +133,14 @@ def read_turn(
                 break  # half a line: it waits for its newline, however long that takes
             skip = Skip(row.offset, row.offset, hashlib.sha256())
             continue
-        _take(data[: used - 1], row, turn, hashes, sent)
+        _take(data, row, turn, hashes, sent)
         last_line_end = data[max(0, used - MARKER_BYTES) : used]
         row.offset += used
         taken += used
     row.marker = marker(fd, row.offset)
-    if last_line_end and _pread(fd, len(last_line_end), row.offset - len(last_line_end)) != last_line_end:
+    # What lies on both sides of what was taken must still be there, or lines of two lives of the file were mixed.
+    behind = marker(fd, began) == passed if began else _pread(fd, len(head), 0) == head
+    if last_line_end and not (behind and _pread(fd, len(last_line_end), row.offset - len(last_line_end)) == last_line_end):
         raise Unreadable("rewritten while it was read", where=shown(row.name))
     turn.hashes = b"".join(hashes)
     return turn
@@ -157,11 +161,13 @@ def _window(fd: int, offset: int, size: int) -> tuple[bytes, int, bool]:
 
 
 def _take(data: bytes, row: SourceRow, turn: Turn, hashes: list[bytes], sent: Optional[SentLines]) -> None:
-    """Judge the lines of DATA and put them into batches. The hot path: some 10 µs of CPU per record of 1 KB."""
+    """Judge the whole lines of DATA and put them into batches. The hot path: some 10 µs of CPU per record of 1 KB."""
     position = row.offset
     batch = turn.batches[-1] if turn.batches else None
     judge, count, sha256 = jsonl.judge, turn.counts.add, hashlib.sha256
-    for line in data.split(b"\n"):
+    lines = data.split(b"\n")
+    lines.pop()  # what follows the last newline
+    for line in lines:
         start = position
         size = len(line) + 1
         position += size
