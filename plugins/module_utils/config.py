@@ -266,7 +266,7 @@ def build(raw: Mapping[str, Any], env: Mapping[str, str], path: Optional[str]) -
     """Return the settings for a parsed mapping and an environment. Raises ConfigError."""
     _refuse_unknown(raw, _KEYS)
     values = {key: _KEYS[key](key, value) for key, value in raw.items() if value is not None}
-    system = path == SYSTEM_CONFIG or os.geteuid() == 0
+    system = path == SYSTEM_CONFIG or (os.geteuid() == 0 and path != os.path.expanduser(USER_CONFIG))
     etc = os.path.dirname(SYSTEM_CONFIG if system else os.path.expanduser(USER_CONFIG))
     var = "/var/lib/clawmetry" if system else os.path.expanduser("~/.local/state/clawmetry")
     values.setdefault("state_dir", var)
