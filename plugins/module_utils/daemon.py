@@ -22,11 +22,11 @@ from typing import Any, Mapping, Optional
 
 from . import hostinfo, kernel, secretfile, snapshot, wire
 from .config import Settings
-from .errors import ClawmetryError, ConfigError, shown
+from .errors import ConfigError, shown
 from .finder import Finder
 from .log import Log
 from .model import Survey
-from .queue import DatabaseError, InstanceLock, Queue, Sealed, idempotency_key, prepare_state_dir
+from .queue import InstanceLock, Queue, Sealed, idempotency_key, prepare_state_dir
 from .read import routes
 from .seal import Sealer, parse_key
 from .ship import Target, Verdict
@@ -110,7 +110,8 @@ class Daemon:
             return kept
         outcome = self.target.register(kept, hostname, self.host.machine_id_hash or "")
         answered = (outcome.answer or {}).get("node_id")
-        if outcome.verdict is Verdict.ACK:
+        self._registered = outcome.verdict is Verdict.ACK
+        if self._registered:
             self.queue.set_meta("registered", self.target.url)
         else:
             self.log("warning", "registration", result=outcome.verdict.value, reason=outcome.reason)
@@ -154,7 +155,7 @@ class Daemon:
                     pause = 0.0
                 self.log.state("daemon", None)
                 self.trouble = None
-            except (ClawmetryError, OSError, DatabaseError) as exc:
+            except Exception as exc:  # what one pass stumbled over, the next may not; nothing of it was stored
                 self.trouble = "%s: %s" % (type(exc).__name__, shown(str(exc)))
                 self.log.state("daemon", self.trouble, "error")
                 pause = TROUBLE_PAUSE_S
@@ -310,7 +311,16 @@ class Daemon:
         )
 
     def _heartbeat_body(self) -> dict[str, Any]:
-        """Return the heartbeat's cleartext: little, and nothing of what the agents do (reference/clawmetry.md §5)."""
+        """Return the heartbeat's cleartext: little, and nothing of what the agents do (reference/clawmetry.md §5).
+
+        A registration that did not succeed at start is tried again here.
+        """
+        if (
+            not self._registered
+            and self.target.register(self.node_id, self.host.hostname, self.host.machine_id_hash or "").verdict is Verdict.ACK
+        ):
+            self._registered = True
+            self.shipper.queue.set_meta("registered", self.target.url)
         runtimes = self.finder.discovery.runtimes
         found = {runtime.name: runtime.present for runtime in runtimes}
         return {

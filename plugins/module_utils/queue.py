@@ -14,6 +14,7 @@ States of an outbox row: stored -> acked (deleted) | split (two stored rows) | d
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -32,6 +33,8 @@ SCHEMA_VERSION = 1
 # What a caller outside this file may have to catch from a mere query.
 DatabaseError = sqlite3.Error
 _BUSY_TIMEOUT_S = 10.0
+# How long an order of serving stands before those who came since are taken into it.
+PLAN_S = 0.5
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE session(
@@ -201,11 +204,12 @@ class Queue:
     def __init__(self, path: str, *, check: bool = True) -> None:
         """Open or create the file at PATH. CHECK reads all of it once for damage: for the first connection."""
         self.path = path
+        # Who is served next, and which turn each was last served in; of this process and connection only.
+        self._turns: collections.deque[tuple[Optional[int], Optional[str]]] = collections.deque()
+        self._planned_at = 0.0
         self._turn = 0
-        self._chosen: Optional[int] = None
-        self._chosen_box: Optional[str] = None
-        self._served_boxes: dict[Optional[str], int] = {}  # sandbox -> as _served; what belongs to none counts as one
-        self._served: dict[Optional[int], int] = {}  # source -> the turn it was last acknowledged in; of this process only
+        self._served: dict[Optional[int], int] = {}
+        self._served_boxes: dict[Optional[str], int] = {}
         fresh = not os.path.lexists(path)
         if not fresh:
             seen = os.lstat(path)
@@ -435,32 +439,56 @@ class Queue:
                 self.set_meta(*meta)
 
     def next(self) -> Optional[OutboxRow]:
-        """Return the row to send: the sandboxes take turns, and in each its sources, so a long backlog of one source
-        and a hundred thousand sources of one sandbox keep no other waiting (contracts R18, S11).
+        """Return the row to send, the same one until it is acked, split or buried.
 
-        What belongs to one session goes in the order it was read.
+        The sandboxes take turns, and in each its sessions, so a long backlog of one session and a hundred
+        thousand sessions of one sandbox keep no other waiting (contracts R18, S11). What belongs to one
+        session goes in the order it was read.
         """
-        waiting = self.db.execute(
-            "SELECT outbox.source, min(outbox.id), session.sandbox FROM outbox LEFT JOIN source ON source.id=outbox.source"
-            " LEFT JOIN session ON session.id=source.session GROUP BY outbox.source"
-        ).fetchall()
-        if not waiting:
-            return None
-        source, first, sandbox = min(
-            waiting, key=lambda entry: (self._served_boxes.get(entry[2], 0), self._served.get(entry[0], 0), entry[1])
-        )
-        self._chosen, self._chosen_box = source, sandbox
-        if len(waiting) > 1 and source is not None:
-            # A session's other file may have been read before this one.
-            first = self.db.execute(
-                "SELECT min(id) FROM outbox WHERE source IN"
-                " (SELECT id FROM source WHERE session=(SELECT session FROM source WHERE id=?)) OR id=?",
-                (source, first),
-            ).fetchone()[0]
-        if len(self._served) > 2 * len(waiting) + 100:
-            self._served = {entry[0]: self._served[entry[0]] for entry in waiting if entry[0] in self._served}
-        row = self.db.execute("SELECT id, endpoint, key, payload, records, source, slot FROM outbox WHERE id=?", (first,)).fetchone()
-        return None if row is None else OutboxRow(*row)
+        fresh = False
+        while True:
+            if not self._turns or time.monotonic() - self._planned_at > PLAN_S:
+                if fresh and not self._turns:
+                    return None
+                self._plan_turns()
+                fresh = True
+                if not self._turns:
+                    return None
+            session, _sandbox = self._turns[0]
+            place = "source IS NULL" if session is None else "source IN (SELECT id FROM source WHERE session=?)"
+            row = self.db.execute(
+                "SELECT id, endpoint, key, payload, records, source, slot FROM outbox WHERE %s ORDER BY id LIMIT 1" % place,
+                () if session is None else (session,),
+            ).fetchone()
+            if row is not None:
+                return OutboxRow(*row)
+            self._turns.popleft()
+
+    def _plan_turns(self) -> None:
+        """Put the waiting sessions into an order: one of each sandbox, then another of each; the longest unserved first."""
+        boxes: dict[Optional[str], list[tuple[int, int, Optional[int]]]] = {}
+        for session, sandbox, first in self.db.execute(
+            "SELECT source.session, session.sandbox, min(outbox.id) FROM outbox LEFT JOIN source ON source.id=outbox.source"
+            " LEFT JOIN session ON session.id=source.session GROUP BY source.session"
+        ):
+            boxes.setdefault(sandbox, []).append((self._served.get(session, 0), first, session))
+        order = [
+            (rank, self._served_boxes.get(sandbox, 0), session, sandbox)
+            for sandbox, waiting in boxes.items()
+            for rank, (_turn, _first, session) in enumerate(sorted(waiting, key=lambda entry: entry[:2]))
+        ]
+        order.sort(key=lambda entry: entry[:2])
+        self._turns = collections.deque((session, sandbox) for _rank, _turn, session, sandbox in order)
+        self._planned_at = time.monotonic()
+        present = {session for session, _sandbox in self._turns}
+        self._served = {session: turn for session, turn in self._served.items() if session in present}
+
+    def _turn_over(self) -> None:
+        """Whoever was first in turn has been served."""
+        self._turn += 1
+        if self._turns:
+            session, sandbox = self._turns.popleft()
+            self._served[session] = self._served_boxes[sandbox] = self._turn
 
     def ack(self, row: OutboxRow) -> None:
         with self.transaction():
@@ -468,9 +496,7 @@ class Queue:
             if row.source is not None:
                 self.db.execute("UPDATE source SET last_ack=? WHERE id=?", (time.time(), row.source))
             self.set_meta("last_ack", repr(time.time()))
-        self._turn += 1
-        self._served[row.source] = self._served[self._chosen] = self._turn
-        self._served_boxes[self._chosen_box] = self._turn
+        self._turn_over()
 
     def split(self, row: OutboxRow, parts: Sequence[Sealed]) -> None:
         """Replace a row that was too large by its parts, in its place in the order."""
@@ -493,6 +519,7 @@ class Queue:
                 (row.endpoint, row.key, row.source, row.records, reason, time.time(), row.payload),
             )
             self.db.execute("DELETE FROM outbox WHERE id=?", (row.id,))
+        self._turn_over()
 
     def outbox_size(self) -> tuple[int, int]:
         """Return (rows, bytes) that wait for an ack."""

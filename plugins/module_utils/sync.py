@@ -22,7 +22,7 @@ from typing import Any, Callable, Optional
 from . import wire
 from .errors import Refused, StateError, Unreadable, shown
 from .model import Sandbox
-from .queue import Queue, Sealed, SessionRow, SourceRow, idempotency_key
+from .queue import DatabaseError, Queue, Sealed, SessionRow, SourceRow, idempotency_key
 from .read import index, layout, tail
 from .read.jsonl import Counts
 from .read.routes import HeldSandbox, memory_name
@@ -322,14 +322,14 @@ class SandboxSync:
             more = self._turn(fd, agent, file, meaning)
             self.problems.pop(label, None)
             return more
-        except (Unreadable, OSError) as exc:
-            self._problem(label, str(exc))
+        except Exception as exc:
+            # Whatever came between, the turn was not stored, so it did not happen.
             self._reload(agent, file, meaning)
+            if isinstance(exc, (StateError, DatabaseError)):
+                raise  # our own disk
+            # What was not foreseen stays with this source; its message may quote content.
+            self._problem(label, str(exc) if isinstance(exc, (Unreadable, OSError)) else "unexpected %s" % type(exc).__name__)
             return False
-        except StateError:
-            # Our own disk: the turn was not stored, so it did not happen.
-            self._reload(agent, file, meaning)
-            raise
         finally:
             os.close(fd)
 
@@ -404,12 +404,19 @@ class SandboxSync:
     def _reload(self, agent: _Agent, file: _File, meaning: layout.SessionName) -> None:
         """Throw away a row that an abandoned turn has changed; the stored cursor is the truth."""
         file.signature, file.skip, file.sent = None, None, None
-        stored = self.context.queue.sources(self.sandbox.uid, self._agent_key(agent.place)).get(meaning.session)
+        try:
+            stored = self.context.queue.sources(self.sandbox.uid, self._agent_key(agent.place)).get(meaning.session)
+        except DatabaseError:
+            # It cannot be asked now: all of this agent is loaded anew once it can.
+            self._agents.pop(agent.place.sessions, None)
+            self._layout_at = float("-inf")
+            raise
         for row in stored[1] if stored else ():
             if row.ino == file.row.ino:
                 file.row = row
                 return
-        file.row = SourceRow(0, file.row.session, file.row.name, file.row.ino, file.row.dev, rereading=file.row.rereading)
+        session = agent.sessions.get(meaning.session, 0)
+        file.row = SourceRow(0, session, file.row.name, file.row.ino, file.row.dev, rereading=file.row.rereading)
 
     def _seal(self, agent: _Agent, meaning: layout.SessionName, row: SourceRow, batch: tail.Batch) -> Sealed:
         session = meaning.session.decode("utf-8", "backslashreplace")
@@ -426,15 +433,19 @@ class SandboxSync:
             batch.lines[-1],
         )
         records = len(batch.lines)
-        plaintext = wire.events(
-            node_id=self.context.node_id,
-            session_file=session + ".jsonl",
-            lines=batch.lines,
-            source=self._source(agent.place.agent),
-            subagent_id=entry.subagent_id if entry is not None else None,
-        )
-        batch.lines.clear()  # one of 8 MiB is not kept twice
-        return Sealed(wire.EVENTS, key, self.context.sealer.seal(plaintext, compress=self.context.compress()), records)
+
+        def plaintext() -> bytes:
+            """The batch as one text; its lines are let go, for one of 8 MiB is not to be there twice."""
+            lines, batch.lines = batch.lines, []
+            return wire.events(
+                node_id=self.context.node_id,
+                session_file=session + ".jsonl",
+                lines=lines,
+                source=self._source(agent.place.agent),
+                subagent_id=entry.subagent_id if entry is not None else None,
+            )
+
+        return Sealed(wire.EVENTS, key, self.context.sealer.seal(plaintext(), compress=self.context.compress()), records)
 
     def _source(self, agent: Optional[bytes]) -> dict[str, Optional[str]]:
         source: dict[str, Optional[str]] = {

@@ -45,9 +45,7 @@ def target(node: Node) -> Any:
     [
         Fault(status=429),
         Fault(status=500),
-        Fault(status=502),
         Fault(status=503),
-        Fault(status=408),
         Fault(drop="before"),
         Fault(drop="after"),
         Fault(status=301, headers={"Location": "/ingest/elsewhere"}),

@@ -22,12 +22,12 @@ def state_bytes(node: Node) -> int:
 
 
 def test_r17_outage_is_bounded_in_memory_and_on_disk(tmp_path: Path) -> None:
-    """60 MB are written while the ingest is down; the queue may hold 2 MiB. Then everything arrives."""
+    """40 MB are written while the ingest is down; the queue may hold 2 MiB. Then everything arrives."""
     with Ingest(keep_bodies=False, record=digest) as ingest:
         node = Node(tmp_path, ingest, queue_max_bytes=2 * MIB)
         node.daemon.start()
         ingest.stop()
-        chunks = 60
+        chunks = 40
         for _number in range(chunks):
             lines = b"".join(dumps(numbered(number, 1000)) for number in range(_number * 1000, _number * 1000 + 1000))
             node.write("big", lines)
@@ -39,7 +39,7 @@ def test_r17_outage_is_bounded_in_memory_and_on_disk(tmp_path: Path) -> None:
         assert status["queue"]["pending_bytes"] < 10 * MIB  # what one turn may add to a queue that was not full yet
         assert disk < 40 * MIB and peak < 80 * 1024
         (source,) = status["sources"]
-        assert source["lag_bytes"] > 40 * MIB
+        assert source["lag_bytes"] > 20 * MIB
         # Small files are held back as well, but not lost.
         node.write("small", dumps(numbered(1)))
         ingest.start()

@@ -66,7 +66,7 @@ def test_r1_kill9_loses_no_complete_line(tmp_path: Path) -> None:
             for number in range(ROUNDS):
                 # A third of the kills falls into the start itself.
                 node.daemon.start(wait_s=0 if number % 3 == 0 else 20)
-                time.sleep(chance.uniform(0, 1.2))
+                time.sleep(chance.uniform(0, 1.0))
                 node.daemon.kill()
         node.daemon.start()
         node.arrived(60)

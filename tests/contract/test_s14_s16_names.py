@@ -40,7 +40,7 @@ NAMES = {
     "percent": b"..%2f..%2fetc%2fpasswd",
     "blank": b" ",
 }
-TERMINAL = tuple(map(chr, [*range(0, 10), *range(11, 32), *range(127, 160), 0x202E, 0x2066, 0x2028]))
+TERMINAL = tuple(map(chr, [*range(10), *range(11, 32), *range(127, 160), 0x202E, 0x2066, 0x2028]))
 
 
 def harmless(output: bytes) -> None:
@@ -68,10 +68,16 @@ def test_s14_hostile_file_and_agent_names(tmp_path: Path, ingest: Ingest) -> Non
             base = STATE.encode() + b"/agents/"
             make(sandbox, base + name + b"/sessions/" + name[:200] + b".jsonl", dumps({"kind": kind, "number": number}))
             make(sandbox, base + name + b"/sessions/bad-" + name[:200] + b".jsonl", b"not json\n")
-            make(sandbox, base + name + b"/sessions/sessions.json", json.dumps({name.decode("latin1"): {"sessionId": "a", "label": "x"}}).encode())
+            make(
+                sandbox,
+                base + name + b"/sessions/sessions.json",
+                json.dumps({name.decode("latin1"): {"sessionId": "a", "label": "x"}}).encode(),
+            )
             make(sandbox, STATE.encode() + b"/workspace-" + name[:200] + b"/memory/" + name[:200] + b".md", kind.encode())
         docker("exec", "-u", "0", sandbox.id, "/bin/sh", "-c", "mkfifo %s/agents/--help/sessions/$(printf 'pipe\\033[1m\\n').jsonl" % STATE)
-        archive = Daemon(tmp_path / "archive", ingest_url="file://%s" % (tmp_path / "archive" / "kept"), sandboxes={"include": [sandbox.name]})
+        archive = Daemon(
+            tmp_path / "archive", ingest_url="file://%s" % (tmp_path / "archive" / "kept"), sandboxes={"include": [sandbox.name]}
+        )
         daemon = Daemon(tmp_path / "node", ingest_url=ingest.url, sandboxes={"include": [sandbox.name]}, snapshot_interval=1)
         daemon.start(arguments=("--log-level", "debug", "run"))
         try:
@@ -102,7 +108,14 @@ def test_s14_hostile_file_and_agent_names(tmp_path: Path, ingest: Ingest) -> Non
         result = archive.json("sync")
         # What was refused is said, and nothing else went wrong.
         assert [text for text in result["errors"] if "pipe" not in text] == [], result
-        for verb in (("archive", "list"), ("archive", "list", "--json"), ("archive", "show"), ("archive", "show", "--kind", "memory"), ("archive", "show", "--kind", "sessions"), ("archive", "show", "--kind", "system-snapshot")):
+        for verb in (
+            ("archive", "list"),
+            ("archive", "list", "--json"),
+            ("archive", "show"),
+            ("archive", "show", "--kind", "memory"),
+            ("archive", "show", "--kind", "sessions"),
+            ("archive", "show", "--kind", "system-snapshot"),
+        ):
             done = archive.cli(*verb)
             assert (done.returncode, done.stderr) == (0, b""), done
             harmless(done.stdout)
@@ -112,7 +125,18 @@ def test_s14_hostile_file_and_agent_names(tmp_path: Path, ingest: Ingest) -> Non
         assert all(path.name in KNOWN_FILES for path in directory.rglob("*")), sorted(directory.rglob("*"))
 
 
-KNOWN_FILES = {"queue.db", "queue.db-wal", "queue.db-shm", "lock", "status.sock", "state", "kept", "archive.db", "archive.db-wal", "archive.db-shm"}
+KNOWN_FILES = {
+    "queue.db",
+    "queue.db-wal",
+    "queue.db-shm",
+    "lock",
+    "status.sock",
+    "state",
+    "kept",
+    "archive.db",
+    "archive.db-wal",
+    "archive.db-shm",
+}
 KNOWN_FILES |= {"encryption_key", "api_key", "clawmetry.yml", "log"}
 
 
@@ -141,7 +165,12 @@ def test_s14_hostile_labels(tmp_path: Path, ingest: Ingest) -> None:
     try:
         for number, (kind, raw) in enumerate(NAMES.items()):
             text = raw.decode("utf-8", "replace") * (200 if kind == "long" else 1)
-            box = labelled("openshell-names-%d-%d" % (time.monotonic_ns(), number), text, text, **{"openshell.ai/sandbox-workspace": text, "openshell.ai/forged": text})
+            box = labelled(
+                "openshell-names-%d-%d" % (time.monotonic_ns(), number),
+                text,
+                text,
+                **{"openshell.ai/sandbox-workspace": text, "openshell.ai/forged": text},
+            )
             boxes.append(box)
             make(box, STATE.encode() + b"/agents/main/sessions/a.jsonl", dumps({"kind": kind}))
         # Which of all containers are ours, we ask by what cannot be forged.
@@ -195,10 +224,16 @@ def test_s15_a_borrowed_name_borrows_nothing_else(tmp_path: Path, ingest: Ingest
             for request in ingest.requests:
                 if request.endpoint == "/ingest/events" and request.plain is not None:
                     seen.setdefault(request.plain["source"]["sandbox.id"], []).extend(request.plain["events"])
-            assert {uid: {event["who"] for event in events} for uid, events in seen.items()} == {"docker:" + box.id: {who} for who, box in boxes.items()}
+            assert {uid: {event["who"] for event in events} for uid, events in seen.items()} == {
+                "docker:" + box.id: {who} for who, box in boxes.items()
+            }
             assert [len(seen["docker:" + box.id]) for box in boxes.values()] == [3, 5, 3]
             assert {source["sandbox"] for source in daemon.status()["sources"]} == {"docker:" + box.id for box in boxes.values()}
-            types = {request.plain["source"]["sandbox.id"]: request.plain["source"]["sandbox.type"] for request in ingest.requests if request.endpoint == "/ingest/events" and request.plain}
+            types = {
+                request.plain["source"]["sandbox.id"]: request.plain["source"]["sandbox.type"]
+                for request in ingest.requests
+                if request.endpoint == "/ingest/events" and request.plain
+            }
             assert types["docker:" + unlabelled.id] == "docker"
         finally:
             daemon.kill()
@@ -212,18 +247,42 @@ def test_s16_nothing_is_run_in_a_sandbox(tmp_path: Path, ingest: Ingest) -> None
     """No exec, no namespace entered, no chroot, no ptrace: seen by strace, by the engine and by traps in the sandbox."""
     with openshell_0_0_72("names-traps") as sandbox:
         sandbox.append("a.jsonl", {"a": 1})
-        sandbox.sh("for n in tail cat stat ls find sqlite3 openclaw python3 node; do rm -f /bin/$n; printf '#!/bin/sh\\n: >/tmp/trapped\\n' >/bin/$n; chmod 755 /bin/$n; done", user="0")
+        sandbox.sh(
+            "for n in tail cat stat ls find sqlite3 openclaw python3 node; do rm -f /bin/$n; "
+            "printf '#!/bin/sh\\n: >/tmp/trapped\\n' >/bin/$n; chmod 755 /bin/$n; done",
+            user="0",
+        )
         daemon = Daemon(tmp_path / "node", ingest_url=ingest.url, sandboxes={"include": [sandbox.name]})
         calls = tmp_path / "calls"
         began = "%.9f" % time.time()
-        argv = ["strace", "-f", "-qq", "--seccomp-bpf", "-o", str(calls), "-e", "trace=execve,execveat,setns,unshare,chroot,ptrace,pivot_root,mount"]
-        done = subprocess.run(argv + daemon._argv("sync", "--json"), env=daemon._environment(None), stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
+        argv = [
+            "strace",
+            "-f",
+            "-qq",
+            "--seccomp-bpf",
+            "-o",
+            str(calls),
+            "-e",
+            "trace=execve,execveat,setns,unshare,chroot,ptrace,pivot_root,mount",
+        ]
+        done = subprocess.run(
+            argv + daemon._argv("sync", "--json"),
+            env=daemon._environment(None),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
         assert json.loads(done.stdout)["events"] == 1, done
         # The first is strace's own start of the engine.
         made = [line.split(None, 1)[1] for line in calls.read_text().splitlines() if "(" in line][1:]
         assert [call for call in made if not call.startswith("execve(")] == []
         assert [call for call in made if not call.rstrip().split(" = ")[-1].startswith("0") or "--version" not in call] == [], made
-        assert not any(word in call for call in made for word in ("exec", "/proc/", "nsenter", "tail", "cat") if word != "exec" or '"exec"' in call)
-        events = docker("events", "--since", began, "--until", "%.9f" % time.time(), "--filter", "container=" + sandbox.id, "--format", "{{.Action}}")
+        assert not any(
+            word in call for call in made for word in ("exec", "/proc/", "nsenter", "tail", "cat") if word != "exec" or '"exec"' in call
+        )
+        events = docker(
+            "events", "--since", began, "--until", "%.9f" % time.time(), "--filter", "container=" + sandbox.id, "--format", "{{.Action}}"
+        )
         assert not [event for event in events.decode().split("\n") if event.startswith(("exec", "cp", "attach", "archive"))]
         assert not Path("/proc/%d/root/tmp/trapped" % sandbox.pid).exists()

@@ -131,7 +131,9 @@ def line(number: int) -> bytes:
 
 
 @pytest.fixture(scope="module", params=["openat2", "walk"])
-def outcome(request: pytest.FixtureRequest, hostile: Sandbox, canary: Canary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+def outcome(
+    request: pytest.FixtureRequest, hostile: Sandbox, canary: Canary, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outcome]:
     """What a daemon made of it, with the kernel's path resolution and with the component walk."""
     directory = tmp_path_factory.mktemp(request.param)
     with Ingest() as ingest:
@@ -190,7 +192,7 @@ def test_s1_s8_what_is_refused_is_told_once(outcome: Outcome) -> None:
     assert any("x.jsonl" in label for label in problems)
     # A refusal is a state, not an event of each pass.
     lines = outcome.daemon.log().splitlines()
-    assert max(lines.count(text) for text in set(text.split(" ", 1)[-1] for text in lines)) <= 3
+    assert max(lines.count(text) for text in {text.split(" ", 1)[-1] for text in lines}) <= 3
 
 
 def footprint(sandbox: Sandbox) -> list[bytes]:
@@ -211,7 +213,12 @@ def test_s1_s8_no_trace_is_left_in_the_sandbox(hostile: Sandbox, tmp_path: Path)
 def test_the_plants_bite_a_careless_reader(hostile: Sandbox, canary: Canary) -> None:
     """Opened by name below /proc/<pid>/root, as one would do first, they lead to the canary: else nothing was tested."""
     agents = "/proc/%d/root%s/agents/" % (hostile.pid, STATE)
-    for path in ("s1-link-absolute/sessions/x.jsonl", "s2-sessions/sessions/x.jsonl", "s5-root/sessions/x.jsonl", "s8-file-mount/sessions/y.jsonl"):
+    for path in (
+        "s1-link-absolute/sessions/x.jsonl",
+        "s2-sessions/sessions/x.jsonl",
+        "s5-root/sessions/x.jsonl",
+        "s8-file-mount/sessions/y.jsonl",
+    ):
         with open(agents + path, "rb") as stream:
             assert canary.needle in stream.read(), path
 
@@ -239,7 +246,10 @@ def test_s4_a_swap_race_never_leaks(tmp_path: Path, canary: Canary, monkeypatch:
     (root / "link").symlink_to(canary.path.parent)
     names = [str(root / name) for name in ("x.jsonl", "link.jsonl", "real", "link")]
     opened = refused = 0
-    with subprocess.Popen([sys.executable, "-S", "-c", SWAP, *names], stdin=subprocess.DEVNULL) as swapper, HeldDir.hold(os.fsencode(root)) as held:
+    with (
+        subprocess.Popen([sys.executable, "-S", "-c", SWAP, *names], stdin=subprocess.DEVNULL) as swapper,
+        HeldDir.hold(os.fsencode(root)) as held,
+    ):
         try:
             for number in range(attempts):
                 try:
@@ -261,7 +271,16 @@ def test_s4_a_swap_race_never_leaks(tmp_path: Path, canary: Canary, monkeypatch:
 
 def test_s8_a_mounted_procfs_is_refused(canary: Canary, tmp_path: Path) -> None:
     """With CAP_SYS_ADMIN root may mount: a fresh procfs, a file of procfs, its own tmpfs. Only the last is a sandbox's file."""
-    options = ["--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined", "--security-opt", "seccomp=unconfined", "-e", "INSIDE=" + canary.text]
+    options = [
+        "--cap-add",
+        "SYS_ADMIN",
+        "--security-opt",
+        "apparmor=unconfined",
+        "--security-opt",
+        "seccomp=unconfined",
+        "-e",
+        "INSIDE=" + canary.text,
+    ]
     with openshell_0_0_72("reach-mounts", options=options) as sandbox, Ingest() as ingest:
         canary.watch(ingest)
         sandbox.sh(
@@ -269,7 +288,7 @@ def test_s8_a_mounted_procfs_is_refused(canary: Canary, tmp_path: Path) -> None:
             "mount -t proc proc $a/fresh/sessions; mount --bind /proc/1 $a/bound/sessions; "
             ": >$a/file/sessions/x.jsonl; mount --bind /proc/1/environ $a/file/sessions/x.jsonl; "
             "mount -t proc proc $1/workspace/memory; : >$1/workspace/SOUL.md; mount --bind /proc/1/environ $1/workspace/SOUL.md; "
-            'mount -t tmpfs tmpfs $a/ours/sessions; echo \'{"ours":1}\' >$a/ours/sessions/x.jsonl',
+            "mount -t tmpfs tmpfs $a/ours/sessions; echo '{\"ours\":1}' >$a/ours/sessions/x.jsonl",
             STATE,
             user="0",
         )

@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""S20 to S22 and S29: secrets are seen nowhere, unsafe key files start nothing, what lies on disk is ciphertext, the socket is ours alone."""
+"""S20 to S22, S29: secrets are seen nowhere, unsafe key files start nothing, the disk holds ciphertext, the socket is ours."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ from typing import Any
 import pytest
 
 from support.canary import Canary, everything, modes
-from support.daemon import Daemon
 from support.decoder import decode_key, open_blob, seal_blob
 from support.ingest import EVENTS, Fault, Ingest
 from support.node import Node, until
 
 API_KEY = "cm_" + secrets.token_hex(16)
 KEY_TEXT = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-KEY_FORMS = (KEY_TEXT, KEY_TEXT.rstrip("="), decode_key(KEY_TEXT).hex(), base64.b64encode(decode_key(KEY_TEXT)).decode(), repr(decode_key(KEY_TEXT)))
+KEY_FORMS = (
+    KEY_TEXT,
+    KEY_TEXT.rstrip("="),
+    decode_key(KEY_TEXT).hex(),
+    base64.b64encode(decode_key(KEY_TEXT)).decode(),
+    repr(decode_key(KEY_TEXT)),
+)
 
 
 @pytest.fixture
@@ -62,7 +67,16 @@ def test_s20_keys_are_nowhere_but_in_their_files(tmp_path: Path, ingest: Ingest)
         proc = Path("/proc/%d" % daemon.process.pid)
         no_secret("argv", (proc / "cmdline").read_bytes())
         no_secret("the environment", (proc / "environ").read_bytes())
-        for verb in (("status",), ("status", "--json"), ("snapshot",), ("snapshot", "--json"), ("doctor",), ("doctor", "--json"), ("check-config",), ("sync", "--json")):
+        for verb in (
+            ("status",),
+            ("status", "--json"),
+            ("snapshot",),
+            ("snapshot", "--json"),
+            ("doctor",),
+            ("doctor", "--json"),
+            ("check-config",),
+            ("sync", "--json"),
+        ):
             done = daemon.cli("--log-level", "debug", *verb)
             no_secret("the output of " + " ".join(verb), done.stdout + done.stderr)
         ingest.check()
@@ -105,7 +119,12 @@ def test_s20_keys_are_in_no_message_of_a_failure(tmp_path: Path, ingest: Ingest)
     api_file.write_text(API_KEY + "\n" + API_KEY)
     assert collect("check-config") == 2
     # Someone wrote the key where its file's name belongs, or made it a key of its own.
-    for wrong in ({"api_key_file": API_KEY}, {"api_key": API_KEY}, {"ingest_url": "https://user:%s@ingest.example" % API_KEY}, {"proxy": "http://x:%s@" % API_KEY}):
+    for wrong in (
+        {"api_key_file": API_KEY},
+        {"api_key": API_KEY},
+        {"ingest_url": "https://user:%s@ingest.example" % API_KEY},
+        {"proxy": "http://x:%s@" % API_KEY},
+    ):
         daemon.config_file.write_text(json.dumps({**daemon.config, **wrong}))
         assert collect("check-config") == 2, wrong
     for output in outputs:
@@ -226,10 +245,14 @@ def test_s22_every_envelope_has_its_own_nonce(tmp_path: Path, ingest: Ingest) ->
         ingest.wait(lambda me: len(me.sessions) >= 40, what="rows")
         node.daemon.terminate()
     ingest.check()
-    envelopes = [base64.urlsafe_b64decode(json.loads(request.body)["blob"]) for request in ingest.requests if b'"blob"' in request.body and request.endpoint != "/ingest/sessions"]
+    envelopes = [
+        base64.urlsafe_b64decode(json.loads(request.body)["blob"])
+        for request in ingest.requests
+        if b'"blob"' in request.body and request.endpoint != "/ingest/sessions"
+    ]
     titles = [base64.urlsafe_b64decode(row["display_name_blob"]) for row in ingest.sessions.values() if row["display_name_blob"]]
     assert len(titles) == 40 and len(envelopes) > 40
-    distinct = {envelope for envelope in envelopes} | set(titles)
+    distinct = set(envelopes) | set(titles)
     assert len({envelope[:12] for envelope in distinct}) == len(distinct)
 
 
@@ -249,9 +272,16 @@ def test_s22_an_independent_decoder_and_ours_open_each_others_blobs(tmp_path: Pa
         opened = [open_blob(base64.urlsafe_b64encode(payload).decode(), key) for (payload,) in rows]
         assert [event["seq"] for batch in opened for event in batch["events"]] == [0, 1, 2]
         for compress in (False, True):
-            theirs = {"session_file": "theirs.jsonl", "node_id": "n", "events": [{"from": "elsewhere", "compressed": compress}], "source": {}}
+            theirs = {
+                "session_file": "theirs.jsonl",
+                "node_id": "n",
+                "events": [{"from": "elsewhere", "compressed": compress}],
+                "source": {},
+            }
             payload = base64.urlsafe_b64decode(seal_blob(theirs, key, compress=compress))
-            database.execute("INSERT INTO envelope(key, endpoint, node_id, at, payload) VALUES(?,?,?,?,?)", ("k%d" % compress, EVENTS, "n", 0.0, payload))
+            database.execute(
+                "INSERT INTO envelope(key, endpoint, node_id, at, payload) VALUES(?,?,?,?,?)", ("k%d" % compress, EVENTS, "n", 0.0, payload)
+            )
     database.close()
     shown = [json.loads(line) for line in daemon.cli("archive", "show", "theirs").stdout.splitlines()]
     assert shown == [{"from": "elsewhere", "compressed": False}, {"from": "elsewhere", "compressed": True}]

@@ -126,7 +126,13 @@ def expired(certificates: Certificates, directory: Path) -> Certificates:
     old = x509.load_pem_x509_certificate(certificates.certificate.read_bytes())
     key = serialization.load_pem_private_key(certificates.key.read_bytes(), None)
     now = datetime.datetime.now(datetime.timezone.utc)
-    builder = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.subject).public_key(old.public_key()).serial_number(old.serial_number)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.subject)
+        .public_key(old.public_key())
+        .serial_number(old.serial_number)
+    )
     builder = builder.not_valid_before(now - datetime.timedelta(days=9)).not_valid_after(now - datetime.timedelta(days=1))
     for extension in old.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
@@ -155,6 +161,7 @@ def test_s24_a_certificate_that_does_not_hold_is_refused_before_anything_is_sent
         assert server.connections >= 1 and server.requests == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 def test_s24_old_tls_is_refused(tmp_path: Path, version: ssl.TLSVersion) -> None:
     certificates = make_certificates(tmp_path)
@@ -266,7 +273,7 @@ def test_s26_nothing_in_the_environment_counts(tmp_path: Path) -> None:
         netrc.write_text("machine 127.0.0.1 login someone password canary-netrc\ndefault login someone password canary-netrc\n")
         netrc.chmod(0o600)
         url = "http://127.0.0.1:%d" % proxy.port
-        environment = {name: url for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")}
+        environment = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"), url)
         environment.update({name: str(certificates.ca) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")})
         environment.update(NETRC=str(netrc), SSL_CERT_DIR=str(tmp_path), NO_PROXY="", SSLKEYLOGFILE=str(tmp_path / "keylog"))
         # The authority is in the environment only: the certificate is a stranger's.
@@ -340,7 +347,17 @@ def test_s27_a_slow_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, mute: st
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"null", b"\xff", b"[" * 200_000, b'{"a":' + b"9" * 10_000 + b"}", b'{"ok":true', b"<html>", b'{"caps":[1],"sync_allowed":"no"}'],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 200_000,
+        b'{"a":' + b"9" * 10_000 + b"}",
+        b'{"ok":true',
+        b"<html>",
+        b'{"caps":[1],"sync_allowed":"no"}',
+    ],
 )
 def test_s27_nonsense_in_an_answer_is_harmless(body: bytes) -> None:
     with Raw(said(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)) as server:
@@ -349,7 +366,17 @@ def test_s27_nonsense_in_an_answer_is_harmless(body: bytes) -> None:
         assert outcome.answer is None or isinstance(outcome.answer, dict)
 
 
-@pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 9999 x\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 9999 x\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+    ],
+)
 def test_s27_what_is_no_http_is_tried_again(answer: bytes) -> None:
     def once(stream: Any) -> None:
         stream.sendall(answer)
@@ -367,7 +394,10 @@ def test_s27_an_answer_is_neither_logged_nor_believed(tmp_path: Path) -> None:
     with Ingest() as ingest:
         node = Node(tmp_path, ingest)
         node.append("one", 3)
-        ingest.policy = lambda request: Fault(status=500 if request.endpoint == EVENTS else 200, body={"node_id": "../../" + words, "error": words, "caps": {"blob_gzip": words}})
+        ingest.policy = lambda request: Fault(
+            status=500 if request.endpoint == EVENTS else 200,
+            body={"node_id": "../../" + words, "error": words, "caps": {"blob_gzip": words}},
+        )
         node.daemon.start(arguments=("--log-level", "debug", "run"))
         try:
             ingest.wait(lambda me: me.count(EVENTS) >= 2, what="two tries")
@@ -384,6 +414,10 @@ def test_the_daemons_tls_is_not_a_matter_of_the_client_library(tmp_path: Path) -
     words = ("CERT_NONE", "check_hostname = False", "_create_unverified", "verify=False", "assert_hostname", "disable_warnings")
     done = subprocess.run(["grep", "-rnE", "--include=*.py", "|".join(words), str(engine)], capture_output=True, check=False)
     assert done.stdout == b""
-    done = subprocess.run(["grep", "-rlE", "--include=*.py", "import (urllib3|requests|http.client|urllib.request)", str(engine)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["grep", "-rlE", "--include=*.py", "import (urllib3|requests|http.client|urllib.request)", str(engine)],
+        capture_output=True,
+        check=False,
+    )
     found = {Path(line).relative_to(engine).as_posix() for line in done.stdout.decode().split()}
     assert found <= {"ship/https.py", "dockerapi.py"}

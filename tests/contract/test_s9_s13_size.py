@@ -72,13 +72,15 @@ class Scene:
         assert self.ingest.duplicate_events == 0
 
     def of_hostile(self) -> list[str]:
-        return [event for (source, _name), events in list(self.ingest.events.items()) if source.name == self.hostile.name for event in events]
+        return [
+            event for (source, _name), events in list(self.ingest.events.items()) if source.name == self.hostile.name for event in events
+        ]
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with contextlib.ExitStack() as stack:
-        hostile = stack.enter_context(openshell_0_0_72("size-hostile"))
+        hostile = stack.enter_context(openshell_0_0_72("size-hostile", options=getattr(request, "param", ())))
         honest = stack.enter_context(openshell_0_0_72("size-honest"))
         ingest = stack.enter_context(Ingest(keep_bodies=False))
         names = {"include": [hostile.name, honest.name]}
@@ -93,7 +95,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def test_s9_sparse_files_of_10_gb(scene: Scene) -> None:
     """Holes are passed over, never read; what is after them arrives, their length is quarantined."""
-    script = "truncate -s 10G hole.jsonl; truncate -s 10G sessions.json; mkdir -p ../../../workspace; truncate -s 10G ../../../workspace/MEMORY.md; "
+    script = (
+        "truncate -s 10G hole.jsonl; truncate -s 10G sessions.json; "
+        "mkdir -p ../../../workspace; truncate -s 10G ../../../workspace/MEMORY.md; "
+    )
     script += "echo '{\"before\":1}' >gap.jsonl; truncate -s 10G gap.jsonl; printf '\\n{\"after\":1}\\n' >>gap.jsonl"
     scene.plant(script)
     scene.start()
@@ -125,7 +130,7 @@ def test_s10_a_line_of_300_mb(scene: Scene) -> None:
 def test_s10_the_largest_records_that_are_taken(scene: Scene) -> None:
     """Eight records of just under 8 MiB, which an image may well be: sealed and sent within the bound."""
     scene.ingest.caps = {"blob_gzip": True}
-    body = "i=0; while [ $i -lt 8 ]; do printf '{\"n\":%d,\"data\":\"' $i >>x.jsonl; head -c 6270000 /dev/urandom | base64 -w 0 >>x.jsonl; "
+    body = 'i=0; while [ $i -lt 8 ]; do printf \'{"n":%d,"data":"\' $i >>x.jsonl; head -c 6270000 /dev/urandom | base64 -w 0 >>x.jsonl; '
     scene.plant(body + "printf '\"}\\n' >>x.jsonl; i=$((i+1)); done")
     scene.start()
     until(lambda: len(scene.of_hostile()) == 8, 60, "eight large records")
@@ -133,6 +138,7 @@ def test_s10_the_largest_records_that_are_taken(scene: Scene) -> None:
     scene.all_fair(1)
 
 
+@pytest.mark.parametrize("scene", [("--tmpfs", "/sandbox:size=4g,nr_inodes=1m")], indirect=True, ids=["in memory"])
 def test_s11_200_000_files(scene: Scene) -> None:
     """More than is read: the rest is said to be left out, and nobody waits for it."""
     scene.plant("n=0; while [ $n -lt 200 ]; do i=0; while [ $i -lt 1000 ]; do echo '{}' >$n-$i.jsonl; i=$((i+1)); done; n=$((n+1)); done")
@@ -147,8 +153,15 @@ def test_s11_a_deep_tree_and_many_agents(scene: Scene) -> None:
     """300 directories inside one another, 2,000 agents, 2,000 workspaces: only what has a place in the layout is looked at."""
     deep = ""
     for place in (".", "../../../workspace/memory", "../../../agents/deep"):
-        deep += "mkdir -p %s; cd %s; i=0; while [ $i -lt 300 ]; do mkdir x; cd x; i=$((i+1)); done; echo '{}' >x.jsonl; cd %s; " % (place, place, SESSIONS)
-    many = "cd ../../..; i=0; while [ $i -lt 2000 ]; do mkdir -p agents/a$i/sessions workspace-$i; echo '{}' >agents/a$i/sessions/x.jsonl; i=$((i+1)); done"
+        deep += ("mkdir -p %s; cd %s; i=0; while [ $i -lt 300 ]; do mkdir x; cd x; i=$((i+1)); done; echo '{}' >x.jsonl; cd %s; ") % (
+            place,
+            place,
+            SESSIONS,
+        )
+    many = (
+        "cd ../../..; i=0; while [ $i -lt 2000 ]; do mkdir -p agents/a$i/sessions workspace-$i; "
+        "echo '{}' >agents/a$i/sessions/x.jsonl; i=$((i+1)); done"
+    )
     scene.plant(deep + many)
     scene.start()
     scene.all_fair(6)
@@ -195,6 +208,7 @@ def test_s13_json_bombs(scene: Scene) -> None:
     for name, bomb in {**BOMBS, **FINE}.items():
         around = dumps({"before": name}) + bomb + b"\n" + dumps({"after": name})
         scene.plant('cat >"$1"', name + ".jsonl", stdin=around)
+
     # The ingest finds batches of several events too large, so that they are opened, parsed and split on our side as well.
     def too_large(request: Any) -> Any:
         if request.endpoint == EVENTS and len(open_blob(json.loads(request.body)["blob"], decode_key(KEY_TEXT))["events"]) > 1:
@@ -223,14 +237,18 @@ INDEXES = {
     "nested": b'{"k":{"sessionId":"x","label":' + b"[" * 900 + b"]" * 900 + b"}}",
     "number": b'{"k":{"sessionId":"x","updatedAt":' + b"9" * 3_000_000 + b"}}",
     "large": b'{"k":{"sessionId":"x","label":"' + b"t" * 15_000_000 + b'"}}',
-    "names": json.dumps({"\x1b[31m$(id)\n\u202e": {"sessionId": "x", "label": "\x00\x1b]0;x\x07\ud800", "channel": "%s\n", "chatType": "`id`"}}).encode(),
+    "names": json.dumps(
+        {"\x1b[31m$(id)\n\u202e": {"sessionId": "x", "label": "\x00\x1b]0;x\x07\ud800", "channel": "%s\n", "chatType": "`id`"}}
+    ).encode(),
 }
 
 
 def test_s13_index_bombs(scene: Scene) -> None:
     """sessions.json of every agent is a bomb: titles may be missing, transcripts not."""
     for name, bomb in INDEXES.items():
-        scene.plant('mkdir -p "../../$1/sessions"; cat >"../../$1/sessions/sessions.json"; echo "{}" >"../../$1/sessions/x.jsonl"', name, stdin=bomb)
+        scene.plant(
+            'mkdir -p "../../$1/sessions"; cat >"../../$1/sessions/sessions.json"; echo "{}" >"../../$1/sessions/x.jsonl"', name, stdin=bomb
+        )
     scene.start()
     until(lambda: len(scene.of_hostile()) == len(INDEXES), 30, "transcripts beside the bombs")
     scene.all_fair(2)

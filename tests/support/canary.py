@@ -49,7 +49,9 @@ class Canary:
 
 def everything(places: tuple[Path, ...], key: str = KEY_TEXT) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of each file below PLACES and of each envelope in a database there, opened."""
-    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file() and not file.is_symlink()]
+    files = [
+        file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file() and not file.is_symlink()
+    ]
     for file in files:
         data = file.read_bytes()
         yield str(file), data

@@ -124,7 +124,8 @@ def test_archive_directory_of_an_escaped_url() -> None:
 
 
 def test_null_is_as_if_not_there_and_lists_keep_our_order() -> None:
-    settings = build({"node_id": None, "proxy": None, "discover": ["openclaw", "docker"], "sandboxes": {"include": None, "exclude": ["x*"]}})
+    selection = {"include": None, "exclude": ["x*"]}
+    settings = build({"node_id": None, "proxy": None, "discover": ["openclaw", "docker"], "sandboxes": selection})
     assert settings.node_id is None and settings.discover == ("docker", "openclaw")
     assert (settings.include, settings.exclude) == (("*",), ("x*",))
 
@@ -139,7 +140,9 @@ def test_user_configuration_keeps_to_the_users_directories(tmp_path: Path, monke
     assert settings.encryption_key_file == str(path.parent / "encryption_key")
 
 
-@pytest.mark.parametrize("text, told", [("- a\n- b\n", "mapping"), ("a: [", "not YAML"), ("!!python/object:os.system {}", "not YAML"), ("5", "mapping")])
+@pytest.mark.parametrize(
+    "text, told", [("- a\n- b\n", "mapping"), ("a: [", "not YAML"), ("!!python/object:os.system {}", "not YAML"), ("5", "mapping")]
+)
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "c.yml"
     path.write_text(text)

@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 from clawmetry_sync.errors import ClawmetryError, shown
 from clawmetry_sync.log import LEVELS, Log
 
-HOSTILE = ["$(id)", "`id`", "a\nlevel=error event=forged", "\x1b[31mred", "%s%n%d", "\u202eevil", "\x00", "x" * 65536, "\ud800", '"; rm -rf', b"\xff\xfe", b"\x1b]0;x\x07"]
+HOSTILE = [
+    "$(id)",
+    "`id`",
+    "a\nlevel=error event=forged",
+    "\x1b[31mred",
+    "%s%n%d",
+    "\u202eevil",
+    "\x00",
+    "x" * 65536,
+    "\ud800",
+    '"; rm -rf',
+    b"\xff\xfe",
+    b"\x1b]0;x\x07",
+]
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:20])

@@ -29,7 +29,9 @@ def test_returns_code_and_both_streams() -> None:
     assert (result.rc, result.stdout, result.stderr) == (3, b"out\n", b"err\n")
 
 
-@pytest.mark.parametrize("text", ["$(touch {0})", "`touch {0}`", "; touch {0}", "| touch {0}", "\ntouch {0}\n", "&& touch {0}", "%s{0}", "-x"])
+@pytest.mark.parametrize(
+    "text", ["$(touch {0})", "`touch {0}`", "; touch {0}", "| touch {0}", "\ntouch {0}\n", "&& touch {0}", "%s{0}", "-x"]
+)
 def test_no_shell_ever_sees_an_argument(tmp_path: Path, text: str) -> None:
     trace = tmp_path / "trace"
     hostile = text.format(trace)
@@ -47,12 +49,7 @@ def test_nothing_of_our_environment_is_inherited(monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_stdin_no_descriptor_no_directory_of_ours(tmp_path: Path) -> None:
-    with open(tmp_path / "secret", "w+b") as secret:
-        os.set_inheritable(secret.fileno(), True)
-        program = "import os, sys; print(sys.stdin.read() == '', sorted(map(int, os.listdir('/proc/self/fd')))[:3], %d in map(int, os.listdir('/proc/self/fd')), os.getcwd())"
-        result = run([sys.executable, "-I", "-c", program % secret.fileno()])
-    # The listing itself may take the number; what counts is that the file is not open.
-    assert result.stdout.startswith(b"True [0, 1, 2]") and result.stdout.strip().endswith(b"/")
+    assert run([sys.executable, "-I", "-c", "import os, sys; print(sys.stdin.read(), os.getcwd())"]).stdout == b" /\n"
     with open(tmp_path / "secret", "w+b") as secret:
         os.set_inheritable(secret.fileno(), True)
         program = "import os; print([os.path.realpath('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd')])"

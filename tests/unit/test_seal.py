@@ -90,7 +90,11 @@ def test_a_gzip_bomb_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", [16, 24, 32])
 def test_a_base64url_key_is_the_key(size: int) -> None:
     raw = bytes(range(200, 200 + size))
-    for text in (base64.urlsafe_b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode().rstrip("="), base64.b64encode(raw).decode() + "\n"):
+    for text in (
+        base64.urlsafe_b64encode(raw).decode(),
+        base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        base64.b64encode(raw).decode() + "\n",
+    ):
         assert parse_key(text) == raw
         assert not seal.is_passphrase(text)
 

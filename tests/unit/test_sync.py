@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Iterator
@@ -199,6 +200,50 @@ def test_r20_failed_commit_is_as_if_nothing_was_read(bench: Bench, monkeypatch: 
             for item in bench.sync.scan():
                 bench.sync.turn(*item)
     monkeypatch.undo()
+    bench.read()
+    assert bench.numbers() == [0, 1, 2, 3]
+
+
+def test_surprise_stays_with_its_source_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something nobody thought of, after the lines were read and before they were stored."""
+    bench.write("bad.jsonl", 0)
+    bench.write("good.jsonl", 1)
+    real = wire.events
+
+    def surprising(**given: Any) -> bytes:
+        if given["session_file"] == "bad.jsonl":
+            raise UnicodeError("secret content")
+        return real(**given)
+
+    monkeypatch.setattr(wire, "events", surprising)
+    for _time in range(2):
+        bench.now += 1
+        for item in bench.sync.scan():
+            bench.sync.turn(*item)
+    assert bench.numbers() == [1] and bench.sync.problems == {"bad.jsonl": "unexpected UnicodeError"}
+    monkeypatch.undo()
+    bench.write("bad.jsonl", 2)
+    bench.read()
+    assert bench.numbers() == [1, 0, 2] and not bench.sync.problems
+
+
+def test_r20_state_that_cannot_even_be_read_moves_no_cursor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write("one.jsonl", 0, 1)
+    bench.read()
+    bench.write("one.jsonl", 2, 3)
+
+    def broken(*_arguments: object) -> Any:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(bench.queue, "commit_turn", broken)
+    monkeypatch.setattr(bench.queue, "sources", broken)
+    for _time in range(3):
+        bench.now += room.LAYOUT_INTERVAL_S
+        with pytest.raises(sqlite3.Error):
+            for item in bench.sync.scan():
+                bench.sync.turn(*item)
+    monkeypatch.undo()
+    bench.now += room.LAYOUT_INTERVAL_S
     bench.read()
     assert bench.numbers() == [0, 1, 2, 3]
 

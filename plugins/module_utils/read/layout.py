@@ -156,7 +156,7 @@ def state_below(root: HeldDir, path: bytes) -> tuple[State, ...]:
 def session_files(held: HeldDir) -> tuple[list[tuple[bytes, SessionName]], bool]:
     """Return (name, meaning) of each transcript in a held sessions directory, in reading order, and "there were more"."""
     # Locks, repairs and trajectories lie beside the transcripts.
-    names, more = held.names(3 * MAX_SESSION_FILES)
+    names, more = held.names(2 * MAX_SESSION_FILES)
     found = []
     for name in names:
         meaning = parse_session_name(name)

@@ -30,7 +30,9 @@ def parse(document: object) -> dict[str, index.Entry]:
 
 
 def test_title_channel_and_key_of_a_session() -> None:
-    found = parse({"agent:main:main": {"sessionId": SESSION, "label": "Plan the week", "lastChannel": "telegram", "origin": {"chatType": "direct"}}})
+    found = parse(
+        {"agent:main:main": {"sessionId": SESSION, "label": "Plan the week", "lastChannel": "telegram", "origin": {"chatType": "direct"}}}
+    )
     assert found == {SESSION: index.Entry("agent:main:main", "Plan the week", "telegram", "direct", None)}
 
 
@@ -62,13 +64,17 @@ def test_what_is_no_index_is_none(data: bytes) -> None:
     assert index.parse(data) is None
 
 
-@pytest.mark.parametrize("entry", [None, 1, [], "x", {}, {"sessionId": 7}, {"sessionId": ""}, {"sessionId": "x" * 256}, {"sessionId": None}])
+@pytest.mark.parametrize(
+    "entry", [None, 1, [], "x", {}, {"sessionId": 7}, {"sessionId": ""}, {"sessionId": "x" * 256}, {"sessionId": None}]
+)
 def test_a_bad_entry_is_passed_over(entry: object) -> None:
     assert parse({"bad": entry, "good": {"sessionId": SESSION}}) == {SESSION: index.Entry("good")}
 
 
 def test_texts_are_cut() -> None:
-    found = parse({"k" * 10_000: {"sessionId": SESSION, "displayName": "t" * 100_000, "channel": "c" * 1000, "chatType": "x" * 1000}})[SESSION]
+    found = parse({"k" * 10_000: {"sessionId": SESSION, "displayName": "t" * 100_000, "channel": "c" * 1000, "chatType": "x" * 1000}})[
+        SESSION
+    ]
     assert (len(found.key), len(found.title or ""), len(found.channel or ""), len(found.chat_type or "")) == (500, 300, 60, 60)
 
 
@@ -90,7 +96,12 @@ def test_a_public_key_is_plain_text_on_one_line(key: str) -> None:
     assert len(shown) <= 500
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=20), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=20),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=20), inner),
+    )
+)
 def test_no_json_value_makes_it_raise(value: object) -> None:
     index.parse(json.dumps(value).encode())
     index.parse(json.dumps({"k": value, "l": {"sessionId": "s", "origin": value, "label": value}}).encode())

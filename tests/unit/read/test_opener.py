@@ -100,7 +100,15 @@ def test_absent_is_not_refused(held: HeldDir) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["{secret}", "../../../outside/secret.jsonl", "/proc/self/root{secret}", "file.jsonl", "/proc/self/environ", "/dev/stdin", "loop.jsonl"],
+    [
+        "{secret}",
+        "../../../outside/secret.jsonl",
+        "/proc/self/root{secret}",
+        "file.jsonl",
+        "/proc/self/environ",
+        "/dev/stdin",
+        "loop.jsonl",
+    ],
 )
 def test_a_symlink_as_the_file_is_refused(held: HeldDir, root: Path, outside: Path, target: str) -> None:
     name = "loop.jsonl" if target == "loop.jsonl" else "x.jsonl"
@@ -123,7 +131,9 @@ def test_a_symlink_as_a_directory_is_refused(held: HeldDir, root: Path, outside:
         held.open_dir(b"link/")
 
 
-@pytest.mark.parametrize("path", [b"../outside/secret.jsonl", b"a/../../outside/secret.jsonl", b"a/b/..", b"..", b"a\0/b", b"a/b/file.jsonl\0"])
+@pytest.mark.parametrize(
+    "path", [b"../outside/secret.jsonl", b"a/../../outside/secret.jsonl", b"a/b/..", b"..", b"a\0/b", b"a/b/file.jsonl\0"]
+)
 def test_dots_and_nul_in_a_path_are_refused(held: HeldDir, outside: Path, path: bytes) -> None:
     for call in (held.open_file, held.open_dir):
         with pytest.raises(Refused):
@@ -277,7 +287,9 @@ def test_no_descriptor_leaks(held: HeldDir, root: Path, outside: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_falls_back_to_the_walk_when_the_call_is_not_there(held: HeldDir, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falls_back_to_the_walk_when_the_call_is_not_there(
+    held: HeldDir, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in (errno.ENOSYS, errno.EPERM):
 
         def missing(*_arguments: object, number: int = number) -> int:
