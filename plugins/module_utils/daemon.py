@@ -364,7 +364,7 @@ class Daemon:
         if self.settings.only is not None and not self._syncs:
             problems.append("sandbox %s was asked for (NEMOCLAW_SANDBOX) and is not there to be read" % shown(self.settings.only))
         for sync in self._syncs.values():
-            problems += ["%s: %s: %s" % (sync.sandbox.name, label, text) for label, text in sync.problems.items()]
+            problems += ["%s: %s: %s" % (sync.sandbox.name, label, text) for label, text in sync.failures().items()]
         if self.shipper.blocked:
             problems.append("target %s: %s" % (self.shipper.health.state, self.shipper.health.reason))
         return problems

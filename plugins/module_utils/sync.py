@@ -99,6 +99,7 @@ class SandboxSync:
         self.held = held
         self.context = context
         self.problems: dict[str, str] = {}
+        self._refused: set[str] = set()
         self.events = self.batches = self.bytes = 0
         self._agents: dict[bytes, _Agent] = {}
         self._memory_seen: dict[bytes, tuple[Any, ...]] = {}
@@ -130,9 +131,15 @@ class SandboxSync:
                 agent.listing = sorted({**known, **dict(agent.listing)}.items(), key=lambda item: item[1].order)
             self.ended = True
 
-    def _problem(self, label: str, text: str) -> None:
+    def _problem(self, label: str, text: str, *, refused: bool = False) -> None:
+        """Note what is wrong with a source; REFUSED is what is never opened, and so no failure of ours."""
         if label in self.problems or len(self.problems) < MAX_PROBLEMS:
             self.problems[label] = text
+            (self._refused.add if refused else self._refused.discard)(label)
+
+    def failures(self) -> dict[str, str]:
+        """Return the problems that kept a sync from being complete: without what a sandbox planted for us to trip over."""
+        return {label: text for label, text in self.problems.items() if label not in self._refused}
 
     # -- what is there -------------------------------------------------------
 
@@ -205,7 +212,7 @@ class SandboxSync:
                     agent.listing = []
                     agent.listing_signature = (0, 0)
             except Unreadable as exc:
-                self._problem(shown(agent.place.sessions), str(exc))
+                self._problem(shown(agent.place.sessions), str(exc), refused=isinstance(exc, Refused))
             self._forget(agent, now)
         return changed
 
@@ -243,7 +250,7 @@ class SandboxSync:
             known.changed_at = now
             return known
         if not stat.S_ISREG(seen.st_mode):
-            self._problem(shown(name), "not a regular file: refused")
+            self._problem(shown(name), "not a regular file: refused", refused=True)
             return None
         if seen.st_size == 0:
             return None
@@ -312,7 +319,7 @@ class SandboxSync:
         except FileNotFoundError:
             return False
         except Unreadable as exc:
-            self._problem(label, str(exc))
+            self._problem(label, str(exc), refused=isinstance(exc, Refused))
             if isinstance(exc, Refused):
                 # Nothing to read in there, ever; look again only when the entry changes.
                 seen = self._stat(agent, name)
@@ -483,7 +490,7 @@ class SandboxSync:
             except FileNotFoundError:
                 continue
             except Unreadable as exc:
-                self._problem(shown(path), str(exc))
+                self._problem(shown(path), str(exc), refused=isinstance(exc, Refused))
                 continue
             left -= len(data)
             files.append(
