@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Mapping, Optional, Sequence
 
-from . import hostinfo
+from . import hostinfo, peek
 from . import snapshot as shapes
 from .config import Settings, load
 from .discover import discover
@@ -21,7 +21,6 @@ from .errors import ClawmetryError, ConfigError
 from .finder import survey_all
 from .log import Log
 from .model import RUNTIMES
-from .queue import Queue
 
 
 def snapshot(
@@ -71,7 +70,7 @@ def known_node_id(settings: Settings) -> Optional[str]:
     try:
         if not os.path.isfile(settings.queue_path):
             return None
-        return Queue.peek_meta(settings.queue_path, "node_id")
+        return peek.meta(settings.queue_path, "node_id")
     except (ClawmetryError, OSError):
         return None
 

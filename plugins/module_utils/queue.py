@@ -250,16 +250,6 @@ class Queue:
     def close(self) -> None:
         self.db.close()
 
-    @staticmethod
-    def peek_meta(path: str, key: str) -> Optional[str]:
-        """Return one meta entry of a queue.db another process may be using; writes nothing. None when it cannot be read."""
-        try:
-            with contextlib.closing(_connect(path, "ro")) as db:
-                row = db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        except sqlite3.Error:
-            return None
-        return None if row is None else str(row[0])
-
     @classmethod
     def peek_status(cls, path: str) -> dict[str, Any]:
         """Return what status can tell of a queue.db while no daemon runs; writes nothing."""

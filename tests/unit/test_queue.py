@@ -13,6 +13,7 @@ from typing import Any, Iterator, Optional
 
 import pytest
 
+from clawmetry_sync import peek
 from clawmetry_sync import queue as room
 from clawmetry_sync.errors import ConfigError, StateError
 from clawmetry_sync.model import Poison
@@ -239,8 +240,8 @@ def test_r4_other_versions_are_refused(queue: Queue, tmp_path: Path, version: in
 def test_peek_writes_nothing(queue: Queue, tmp_path: Path) -> None:
     queue.set_meta("node_id", "n1")
     path = str(tmp_path / "queue.db")
-    assert Queue.peek_meta(path, "node_id") == "n1" and Queue.peek_meta(path, "other") is None
-    assert Queue.peek_meta(str(tmp_path / "absent.db"), "node_id") is None and not (tmp_path / "absent.db").exists()
+    assert peek.meta(path, "node_id") == "n1" and peek.meta(path, "other") is None
+    assert peek.meta(str(tmp_path / "absent.db"), "node_id") is None and not (tmp_path / "absent.db").exists()
     assert Queue.peek_status(path)["pending"] == 0
     (tmp_path / "bad.db").write_bytes(b"x" * 5000)
     assert "cannot be read" in Queue.peek_status(str(tmp_path / "bad.db"))["reason"]
