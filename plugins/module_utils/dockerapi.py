@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""Docker Engine API over a unix socket: three GET requests, nothing else.
+"""Docker Engine API over a unix socket: a few GET and HEAD requests, nothing else.
 
 Every request has a deadline and a size cap; an answer is JSON that is checked before use.
 Never POSTs, never PUTs, never keeps a container's environment (Config.Env may hold secrets).
@@ -12,12 +12,17 @@ Podman's compatible socket answers the same requests. Source: Engine API v1.41 a
 
 from __future__ import annotations
 
+import base64
+import calendar
+import contextlib
 import http.client
 import json
 import re
 import socket
 import time
-from typing import Any, Mapping, Optional
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Mapping, Optional
+from urllib.parse import quote
 
 from .errors import Unreadable, shown
 
@@ -25,7 +30,23 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_CAP_BYTES = 32 * 1024 * 1024
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|([+-])(\d\d):(\d\d))")
 _PIECE = 64 * 1024
+# A file's content or a directory's listing may take longer than a question, but never for ever.
+ARCHIVE_TIMEOUT_S = 20.0
+# Go's os.FileMode, in which an engine tells what a path is; no bit of the mask is a regular file.
+_GO_DIR = 1 << 31
+_GO_KINDS = 1 << 31 | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+_STAT_HEADER = "X-Docker-Container-Path-Stat"
+
+
+@dataclass(frozen=True)
+class PathStat:
+    """What lstat of a path in a container says, as far as an engine passes it on: no inode, no owner."""
+
+    kind: str  # file | dir | other
+    size: int
+    mtime_ns: int
 
 
 class EngineError(Unreadable):
@@ -89,6 +110,29 @@ class Engine:
             config.pop("Env", None)
         return answer
 
+    def path_stat(self, container_id: str, path: bytes) -> Optional[PathStat]:
+        """Return what PATH of a container is, running or not; a link itself is "other". None when it is absent. Raises EngineError."""
+        target = _archive_target(container_id, path)
+        with self._answered("HEAD", target, self._timeout_s) as (answer, _read):
+            if answer.status == 404:
+                return None
+            self._check_status(answer, target)
+            found = parse_path_stat(answer.headers.get(_STAT_HEADER, ""))
+        if found is None:
+            raise EngineError("broken", "no usable stat of a path", where=self.host)
+        return found
+
+    @contextlib.contextmanager
+    def archive(self, container_id: str, path: bytes, *, timeout_s: float = ARCHIVE_TIMEOUT_S) -> Iterator[Callable[[int], bytes]]:
+        """Ask for the tar stream of PATH; yield a function that returns at most n bytes of it, b"" at its end.
+
+        Raises EngineError, kind "gone" when container or path is not there, "hangs" when TIMEOUT_S is over.
+        """
+        target = _archive_target(container_id, path)
+        with self._answered("GET", target, timeout_s) as (answer, read):
+            self._check_status(answer, target)
+            yield read
+
     def _get(self, path: str) -> Any:
         body = self._fetch(path)
         try:
@@ -97,15 +141,46 @@ class Engine:
             raise EngineError("broken", "answer is not JSON", where=self.host + " " + path) from exc
 
     def _fetch(self, path: str) -> bytes:
-        deadline = time.monotonic() + self._timeout_s
-        connection = _UnixConnection(socket_path(self.host), self._timeout_s)
+        with self._answered("GET", path, self._timeout_s) as (answer, read):
+            body = bytearray()
+            while True:
+                piece = read(_PIECE)
+                if not piece:
+                    break
+                body += piece
+                if len(body) > self._cap_bytes:
+                    raise EngineError("broken", "answer of more than %d bytes" % self._cap_bytes, where=self.host)
+            self._check_status(answer, path)
+        return bytes(body)
+
+    def _check_status(self, answer: http.client.HTTPResponse, path: str) -> None:
+        if answer.status == 404:
+            raise EngineError("gone", "engine knows no such object", where=self.host + " " + path)
+        if answer.status != 200:
+            raise EngineError("broken", "engine answered %d" % answer.status, where=self.host + " " + path)
+
+    @contextlib.contextmanager
+    def _answered(self, method: str, path: str, timeout_s: float) -> Iterator[tuple[http.client.HTTPResponse, Callable[[int], bytes]]]:
+        """Send one request; yield its answer and a reader of the body, both under one deadline: a slow drip must not hold us."""
+        deadline = time.monotonic() + timeout_s
+        connection = _UnixConnection(socket_path(self.host), min(timeout_s, self._timeout_s))
         try:
-            connection.request("GET", path, headers={"Accept": "application/json", "Connection": "close"})
+            connection.request(method, path, headers={"Accept": "application/json, application/x-tar", "Connection": "close"})
             sock = connection.sock
             answer = connection.getresponse()
-            body = self._drain(answer, sock, deadline)
+
+            def read(limit: int) -> bytes:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self._hangs(path, timeout_s)
+                # http.client lets go of the socket with Connection: close; the file object of the answer keeps its timeout.
+                if sock.fileno() >= 0:
+                    sock.settimeout(min(left, self._timeout_s))
+                return answer.read1(limit)
+
+            yield answer, read
         except socket.timeout as exc:  # an alias of TimeoutError only from Python 3.10 on
-            raise self._hangs(path) from exc
+            raise self._hangs(path, timeout_s) from exc
         except FileNotFoundError as exc:
             raise EngineError("absent", "no engine socket", where=self.host) from exc
         except PermissionError as exc:
@@ -117,31 +192,43 @@ class Engine:
             raise EngineError("broken", "engine did not answer", where=self.host, cause=shown(str(exc) or type(exc).__name__)) from exc
         finally:
             connection.close()
-        if answer.status == 404:
-            raise EngineError("gone", "engine knows no such object", where=self.host + " " + path)
-        if answer.status != 200:
-            raise EngineError("broken", "engine answered %d" % answer.status, where=self.host + " " + path)
-        return body
 
-    def _drain(self, answer: http.client.HTTPResponse, sock: Any, deadline: float) -> bytes:
-        """Return the body, at most the cap, before the deadline: a slow drip must not hold us."""
-        body = bytearray()
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self._hangs("(reading)")
-            # http.client lets go of the socket with Connection: close; the file object of the answer keeps its timeout.
-            if sock.fileno() >= 0:
-                sock.settimeout(left)
-            piece = answer.read1(_PIECE)
-            if not piece:
-                return bytes(body)
-            body += piece
-            if len(body) > self._cap_bytes:
-                raise EngineError("broken", "answer of more than %d bytes" % self._cap_bytes, where=self.host)
+    def _hangs(self, path: str, timeout_s: float) -> EngineError:
+        return EngineError("hangs", "engine gave no answer in %g s" % timeout_s, where=self.host + " " + path)
 
-    def _hangs(self, path: str) -> EngineError:
-        return EngineError("hangs", "engine gave no answer in %g s" % self._timeout_s, where=self.host + " " + path)
+
+def _archive_target(container_id: str, path: bytes) -> str:
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise EngineError("broken", "not a container id", where=shown(container_id))
+    return "/containers/%s/archive?path=%s" % (container_id, quote(b"/" + path, safe="/"))
+
+
+def _rfc3339_ns(stamp: str) -> int:
+    """Return nanoseconds since 1970 of ``2026-11-21T22:11:36.455799523+01:00``; 0 for what is before. Raises ValueError, TypeError."""
+    match = _STAMP.fullmatch(stamp)
+    if match is None:
+        raise ValueError("not a time")
+    seconds = calendar.timegm(time.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S"))
+    if match.group(4):
+        seconds -= int(match.group(4) + "1") * (int(match.group(5)) * 3600 + int(match.group(6)) * 60)
+    return max(0, seconds * 10**9 + int((match.group(2) or "").ljust(9, "0")))
+
+
+def parse_path_stat(header: str) -> Optional[PathStat]:
+    """Return what the header says, None when it says nothing usable. Sample, decoded from base64:
+
+    ``{"name":"x.jsonl","size":25,"mode":420,"mtime":"2026-11-21T21:11:36.455799523Z","linkTarget":""}``
+    """
+    try:
+        stated = json.loads(base64.b64decode(header, validate=True))
+        mode, size, stamp = stated["mode"], stated["size"], stated["mtime"]
+        mtime_ns = _rfc3339_ns(stamp)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(mode, int) or not isinstance(size, int) or size < 0 or isinstance(mode, bool) or isinstance(size, bool):
+        return None
+    kind = "file" if not mode & _GO_KINDS else "dir" if mode & _GO_KINDS == _GO_DIR else "other"
+    return PathStat(kind, size, mtime_ns)
 
 
 def field(value: object, *keys: str) -> Optional[Any]:

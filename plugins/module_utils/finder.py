@@ -21,10 +21,11 @@ from .dockerapi import Engine
 from .errors import Unreadable, shown
 from .log import Log
 from .model import ContainerPlace, Discovery, Sandbox, Survey
-from .read import routes
+from .read import procroot, routes
 from .read.routes import HeldSandbox
 
 DISCOVERY_INTERVAL_S = 5.0
+_ASKED = ("archive", "exec")
 
 
 class Finder:
@@ -37,7 +38,6 @@ class Finder:
         self.looks = 0
         self.nudge = threading.Event()  # look now, or notice that it is time to stop
         self._log = log
-        self._engine = Engine(settings.docker_host)
         self._discoverer = discover.Discoverer(
             enabled=settings.discover,
             docker_host=settings.docker_host,
@@ -59,13 +59,16 @@ class Finder:
         wanted = {sandbox.uid: sandbox for sandbox in found.sandboxes if sandbox.container is not None or sandbox.home is not None}
         for uid, held in list(self._held.items()):
             # A container is gone when its first process is; a home, when nothing lists it any more.
-            if not held.alive() or (uid not in wanted and held.sandbox.container is None) or self._moved(held, wanted.get(uid)):
+            # Of what is only asked for, nothing is left to read when the engine no longer lists it.
+            unlisted = uid not in wanted and (held.sandbox.container is None or held.route in _ASKED)
+            if not held.alive() or unlisted or self._moved(held, wanted.get(uid)):
                 del self._held[uid]
                 with self._lock:
                     self._dropped.append(held)
         for uid, sandbox in wanted.items():
             if uid in self._held:
                 self._held[uid].sandbox = sandbox  # its name or status may be another by now
+                self._look_into(self._held[uid], unreadable)
                 continue
             held_now = self._hold(sandbox, unreadable)
             if held_now is not None:
@@ -79,15 +82,23 @@ class Finder:
         return found
 
     @staticmethod
+    def _look_into(held: HeldSandbox, unreadable: dict[str, str]) -> None:
+        try:
+            held.look()
+        except Unreadable as exc:
+            unreadable[held.sandbox.uid] = str(exc)
+
+    @staticmethod
     def _moved(held: HeldSandbox, now: Optional[Sandbox]) -> bool:
-        """Has a stopped container whose volume we read been started, or the other way round?"""
-        if now is None or now.container is None or held.sandbox.container is None:
+        """Has a container that we read without its first process been started or stopped since? A better way may be open."""
+        was = held.opened_as
+        if now is None or now.container is None or was is None or held.route == "proc":
             return False
-        return held.route == "volume" and now.container.running
+        return (now.container.running, now.container.started_at) != (was.running, was.started_at)
 
     def _hold(self, sandbox: Sandbox, unreadable: dict[str, str]) -> Optional[HeldSandbox]:
         try:
-            held = hold(sandbox, self.settings, self._engine)
+            held = hold(sandbox, self.settings)
         except Unreadable as exc:
             if sandbox.confirmed:
                 unreadable[sandbox.uid] = str(exc)
@@ -120,22 +131,25 @@ class Finder:
                 wake()
 
 
-def hold(sandbox: Sandbox, settings: Settings, engine: Engine) -> HeldSandbox:
+def hold(sandbox: Sandbox, settings: Settings) -> HeldSandbox:
     """Hold one sandbox by the allowed routes. Raises Unreadable."""
+    engine = Engine(sandbox.container.engine) if sandbox.container is not None else None
 
     def again(place: ContainerPlace) -> Optional[ContainerPlace]:
+        if engine is None or not procroot.is_of_container(place.pid, place.container_id):
+            # An engine on another machine, or in a virtual one, tells pids that mean somebody else here.
+            raise Unreadable("process %d is not the container's" % place.pid, where=place.container_id[:12])
         return docker.reinspect(engine, place)
 
-    return routes.open_sandbox(sandbox, routes=settings.routes, reinspect=again)
+    return routes.open_sandbox(sandbox, routes=settings.routes, reinspect=again, engine=engine, spool_dir=settings.state_dir)
 
 
 def survey_all(settings: Settings, found: Discovery) -> dict[str, Survey]:
     """Return what listing each sandbox told, by uid: for one-shot facts. Nothing stays open."""
-    engine = Engine(settings.docker_host)
     surveys: dict[str, Survey] = {}
     for sandbox in found.sandboxes:
         try:
-            held = hold(sandbox, settings, engine)
+            held = hold(sandbox, settings)
         except Unreadable as exc:
             surveys[sandbox.uid] = Survey(readable=False, reason=str(exc))
             continue

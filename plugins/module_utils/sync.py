@@ -12,10 +12,11 @@ source: a source that cannot be read is noted in ``problems`` and tried again wh
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
@@ -49,6 +50,14 @@ def _signature(seen: os.stat_result) -> Signature:
     parts = (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
     ino, dev, size, mtime_ns, ctime_ns = (part & 0x7FFF_FFFF_FFFF_FFFF for part in parts)
     return ino, dev, size, mtime_ns, ctime_ns
+
+
+def _identified(seen: os.stat_result, row: SourceRow) -> os.stat_result:
+    """Give SEEN the inode, device and change time of ROW where the route has none (archive): there a file is known by its name."""
+    if seen.st_ino:
+        return seen
+    stamps = {"st_mtime_ns": seen.st_mtime_ns, "st_ctime_ns": row.ctime_ns}
+    return os.stat_result((seen.st_mode, row.ino, row.dev, 1, 0, 0, seen.st_size, 0, int(seen.st_mtime), 0), stamps)
 
 
 @dataclass
@@ -90,6 +99,7 @@ class _Agent:
     entries: Optional[dict[str, index.Entry]] = None
     index_signature: Optional[Signature] = None
     index_at: float = -1e9
+    named: dict[bytes, SourceRow] = field(default_factory=dict)  # only where files have no inode numbers
 
 
 class SandboxSync:
@@ -217,8 +227,7 @@ class SandboxSync:
         return changed
 
     def _list(self, agent: _Agent, directory: Any, now: float) -> None:
-        seen = os.fstat(directory.fd)
-        signature = (seen.st_ino, seen.st_mtime_ns)
+        signature = directory.listing_mark()
         # Directory times are coarse on older kernels: list again now and then even when nothing moved.
         if signature == agent.listing_signature and now - agent.listed_at < LAYOUT_INTERVAL_S * 2:
             return
@@ -240,6 +249,8 @@ class SandboxSync:
 
     def _file_of(self, agent: _Agent, name: bytes, meaning: layout.SessionName, seen: os.stat_result, now: float) -> Optional[_File]:
         """Return the state of a listed file when it is to be read, None when nothing changed."""
+        if not seen.st_ino:
+            seen = _identified(seen, self._row_named(agent, name))
         signature = _signature(seen)
         key = (meaning.session, signature[0])
         known = agent.files.get(key)
@@ -259,6 +270,15 @@ class SandboxSync:
         agent.files[key] = known
         return known
 
+    @staticmethod
+    def _row_named(agent: _Agent, name: bytes) -> SourceRow:
+        """Return the row last known by NAME, else one with a number made of the name. The marker will tell if it is another file."""
+        if name not in agent.named:
+            rows = [file.row for file in agent.files.values() if file.row.name == name]
+            number = int.from_bytes(hashlib.sha256(name).digest()[:7], "big") | 1
+            agent.named[name] = max(rows, key=lambda row: row.id) if rows else SourceRow(0, 0, name, number, 0)
+        return agent.named[name]
+
     def _forget(self, agent: _Agent, now: float) -> None:
         """Drop what has been gone for an hour, so that state stays as small as the sandbox."""
         if now - agent.listed_at > 0.5:
@@ -268,6 +288,7 @@ class SandboxSync:
         ]
         if stale:
             self.context.queue.forget_sources([agent.files.pop(key).row.id for key in stale])
+            agent.named.clear()
             kept = {session for session, _ino in agent.files}
             agent.sessions = {session: number for session, number in agent.sessions.items() if session in kept}
 
@@ -313,6 +334,7 @@ class SandboxSync:
         try:
             with self.held.root.open_dir(agent.place.sessions) as directory:
                 fd = directory.open_file(name)
+                seen = _identified(directory.fstat(fd), file.row)
                 if file.row.id == 0:
                     # A new session's batches should carry what the index says of it from the first one on.
                     self._read_index(agent, directory, file.served_at, 1.0)
@@ -322,11 +344,11 @@ class SandboxSync:
             self._problem(label, str(exc), refused=isinstance(exc, Refused))
             if isinstance(exc, Refused):
                 # Nothing to read in there, ever; look again only when the entry changes.
-                seen = self._stat(agent, name)
-                file.signature = _signature(seen) if seen is not None else None
+                entry = self._stat(agent, name)
+                file.signature = _signature(_identified(entry, file.row)) if entry is not None else None
             return False
         try:
-            more = self._turn(fd, agent, file, meaning)
+            more = self._turn(fd, seen, agent, file, meaning)
             self.problems.pop(label, None)
             return more
         except Exception as exc:
@@ -347,8 +369,7 @@ class SandboxSync:
         except (FileNotFoundError, Unreadable):
             return None
 
-    def _turn(self, fd: int, agent: _Agent, file: _File, meaning: layout.SessionName) -> bool:
-        seen = os.fstat(fd)
+    def _turn(self, fd: int, seen: os.stat_result, agent: _Agent, file: _File, meaning: layout.SessionName) -> bool:
         row = file.row
         now = self.context.clock()
         if _signature(seen)[0] != row.ino:

@@ -207,6 +207,15 @@ class HeldDir:
         except OSError as exc:
             raise Unreadable("cannot stat", where=shown(name), cause=os.strerror(exc.errno or 0)) from exc
 
+    def fstat(self, fd: int) -> os.stat_result:
+        """Return what is known of a file that open_file gave; st_ino 0 on a route that has no inode numbers."""
+        return os.fstat(fd)
+
+    def listing_mark(self) -> tuple[int, int]:
+        """Return two numbers that change when an entry comes or goes."""
+        seen = os.fstat(self.fd)
+        return (seen.st_ino, seen.st_mtime_ns)
+
     def names(self, limit: int = MAX_ENTRIES) -> tuple[list[bytes], bool]:
         """Return at most LIMIT entry names, and whether there were more."""
         found: list[bytes] = []

@@ -79,3 +79,21 @@ def pin(pid: int, label: str, proc: str = "/proc") -> PinnedRoot:
             next_step=step if exc.errno in (errno.EACCES, errno.EPERM) else "",
         ) from exc
     return PinnedRoot(HeldDir(root_fd, label), proc_fd, pid)
+
+
+def cgroup_paths(pid: int, proc: str = "/proc") -> tuple[str, ...]:
+    """Return the cgroups of process PID, as ``/docker/3f2a…`` (v1: one for each controller); () when it is gone."""
+    try:
+        with open("%s/%d/cgroup" % (proc, pid), "rb") as stream:
+            lines = stream.read(65536).decode("utf-8", "backslashreplace").splitlines()
+    except OSError:
+        return ()
+    return tuple(dict.fromkeys(line.split(":", 2)[2] for line in lines if line.count(":") >= 2))
+
+
+def is_of_container(pid: int, container_id: str, proc: str = "/proc") -> bool:
+    """Does PID run in the cgroup of that container? Its id is in the path with every engine and cgroup driver.
+
+    Samples: ``/docker/<id>``, ``/system.slice/docker-<id>.scope``, ``…/libpod-<id>.scope/container``.
+    """
+    return any(container_id in path for path in cgroup_paths(pid, proc))

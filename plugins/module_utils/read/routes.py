@@ -7,17 +7,20 @@
 
 In order of preference (design.md "Routes into a sandbox"): the root of the container's first
 process; the host directory of a volume or bind mount that holds the state directory; the home of a
-bare OpenClaw. The archive and exec routes are not built yet and say so.
+bare OpenClaw; the engine's archive call, for what is stopped or on another machine.
 """
 
 from __future__ import annotations
 
 from typing import Callable, Optional, Sequence
 
+from ..dockerapi import Engine
 from ..errors import Unreadable, shown
 from ..model import ContainerPlace, Mount, Sandbox, Survey
 from . import layout, procroot
+from .archive import ArchiveRoot
 from .opener import HeldDir
+from .spool import SpooledRoot
 
 Reinspect = Callable[[ContainerPlace], Optional[ContainerPlace]]
 
@@ -29,6 +32,7 @@ class HeldSandbox:
         self.sandbox = sandbox
         self.route = route
         self.root = root
+        self.opened_as = sandbox.container  # what it was when it was opened; ``sandbox`` follows discovery
         self._pinned = pinned
         self._state = state
         self.states: tuple[layout.State, ...] = ()
@@ -50,6 +54,11 @@ class HeldSandbox:
         """A descriptor that becomes readable when the sandbox's first process ends, -1 where there is none."""
         return -1 if self._pinned is None else self._pinned.pidfd
 
+    def look(self) -> None:
+        """Let a route that has to ask (archive) see what is there now. From one thread only. Raises Unreadable."""
+        if isinstance(self.root, SpooledRoot):
+            self.root.look()
+
     def close(self) -> None:
         if self._pinned is not None:
             self._pinned.close()
@@ -57,8 +66,18 @@ class HeldSandbox:
             self.root.close()
 
 
-def open_sandbox(sandbox: Sandbox, *, routes: Sequence[str], reinspect: Optional[Reinspect] = None) -> HeldSandbox:
-    """Hold SANDBOX's root through the first route that works. Raises Unreadable with every reason met."""
+def open_sandbox(
+    sandbox: Sandbox,
+    *,
+    routes: Sequence[str],
+    reinspect: Optional[Reinspect] = None,
+    engine: Optional[Engine] = None,
+    spool_dir: Optional[str] = None,
+) -> HeldSandbox:
+    """Hold SANDBOX's root through the first route that works. Raises Unreadable with every reason met.
+
+    ``engine`` is the container's own, for the archive route; ``spool_dir`` takes what is too large for memory.
+    """
     if sandbox.home is not None:
         return HeldSandbox(sandbox, "volume", HeldDir.hold(sandbox.home.root), None, sandbox.home.state)
     place = sandbox.container
@@ -79,6 +98,11 @@ def open_sandbox(sandbox: Sandbox, *, routes: Sequence[str], reinspect: Optional
                 return held
         if place.mounts:
             reasons.append("no mount holds an OpenClaw state directory")
+    if "archive" in routes and engine is not None:
+        try:
+            return _through_archive(sandbox, place, engine, spool_dir)
+        except Unreadable as exc:
+            reasons.append(str(exc))
     raise Unreadable("no route into the sandbox", where=shown(sandbox.name), cause="; ".join(reasons) or "no route is allowed")
 
 
@@ -93,6 +117,12 @@ def _through_proc(sandbox: Sandbox, place: ContainerPlace, reinspect: Optional[R
     except BaseException:
         pinned.close()
         raise
+
+
+def _through_archive(sandbox: Sandbox, place: ContainerPlace, engine: Engine, spool_dir: Optional[str]) -> HeldSandbox:
+    root = ArchiveRoot(engine, place.container_id, running=place.running, spool_dir=spool_dir)
+    root.look(at_once=True)
+    return HeldSandbox(sandbox, "archive", root, None, None)
 
 
 def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
