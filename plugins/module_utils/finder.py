@@ -16,7 +16,7 @@ from typing import Callable, Optional
 
 from . import discover
 from .config import Settings
-from .discover import docker
+from .discover import docker, k3s
 from .dockerapi import Engine
 from .errors import Unreadable, shown
 from .log import Log
@@ -136,6 +136,8 @@ def hold(sandbox: Sandbox, settings: Settings) -> HeldSandbox:
     engine = Engine(sandbox.container.engine) if sandbox.container is not None else None
 
     def again(place: ContainerPlace) -> Optional[ContainerPlace]:
+        if place.pod is not None:
+            return k3s.reinspect(place)
         if engine is None or not procroot.is_of_container(place.pid, place.container_id):
             # An engine on another machine, or in a virtual one, tells pids that mean somebody else here.
             raise Unreadable("process %d is not the container's" % place.pid, where=place.container_id[:12])

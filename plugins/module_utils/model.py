@@ -41,7 +41,8 @@ class Mount:
 class ContainerPlace:
     """A container of a local engine: where its files are reached from.
 
-    ``pid`` is the engine's State.Pid as seen in our pid namespace, 0 when it is not running.
+    ``pid`` is the engine's State.Pid as seen in our pid namespace, 0 when it is not running. With ``pod``
+    it is a pod's process instead, and the container the one k3s runs in.
     """
 
     engine: str  # e.g. "unix:///var/run/docker.sock"
@@ -50,6 +51,7 @@ class ContainerPlace:
     started_at: str = ""
     running: bool = False
     mounts: tuple[Mount, ...] = ()
+    pod: Optional[str] = None  # uid of a pod inside the container
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Security:
 class Sandbox:
     """One sandbox as discovery merged it from registry, labels, CLI and /proc.
 
-    ``uid`` is its identity for cursors: "docker:<container id>", "bare:<state dir>" or
-    "registry:<gateway>:<name>"; never a name or a label alone.
+    ``uid`` is its identity for cursors: "docker:<container id>", "k3s:<container id>:<pod uid>",
+    "bare:<state dir>" or "registry:<gateway>:<name>"; never a name or a label alone.
     """
 
     uid: str

@@ -68,6 +68,7 @@ class Discoverer:
         scheme, separator, path = docker_host.partition("://")
         self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
         self._docker = docker.Finder(self._engine, self._only)
+        self._pods = k3s.Pods(root)
         self._registries = nemoclaw.Registries()
 
     def discover(self) -> Discovery:
@@ -91,7 +92,12 @@ class Discoverer:
             )
             warnings += trouble
         pods_in = k3s.cluster_containers(containers.gateways)
-        boxes, trouble = nemoclaw.merge(containers.sandboxes, registries, pods_in=pods_in, engine_answered=containers.error is None)
+        pods: list[Sandbox] = []
+        trouble = []
+        pods, trouble = self._guarded("k3s", (pods, trouble), warnings, lambda: self._pods.find(containers.clusters))
+        warnings += trouble
+        seen = [*containers.sandboxes, *pods]
+        boxes, trouble = nemoclaw.merge(seen, registries, pods_in=pods_in, engine_answered=containers.error is None)
         warnings += trouble
         chosen = self._chosen(boxes + bare, warnings)
         runtimes = self._runtimes(accounts, containers, registries, boxes, bare, warnings)

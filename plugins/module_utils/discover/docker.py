@@ -21,7 +21,7 @@ from typing import Any, Callable, Mapping, Optional
 from ..dockerapi import Engine, EngineError, field
 from ..errors import shown
 from ..model import ContainerPlace, Mount, Runtime, Sandbox, Security
-from . import openshell
+from . import k3s, openshell
 from .binaries import Lookups
 from .names import clean
 
@@ -70,6 +70,7 @@ class Containers:
 
     sandboxes: tuple[Sandbox, ...] = ()
     gateways: tuple[str, ...] = ()
+    clusters: tuple[k3s.Cluster, ...] = ()
     version: Optional[str] = None
     podman: bool = False
     error: Optional[EngineError] = None
@@ -234,6 +235,7 @@ class Finder:
         if len(answer) > MAX_CONTAINERS:
             warnings.append("only the first %d of %d containers were looked at" % (MAX_CONTAINERS, len(answer)))
         gateways = []
+        clusters = []
         found: list[tuple[Sandbox, Optional[Detail]]] = []
         kept: dict[str, tuple[tuple[str, str], Detail]] = {}
         for row in filter(None, map(parse_row, answer[:MAX_CONTAINERS])):
@@ -242,6 +244,8 @@ class Finder:
                 continue
             if openshell.is_infrastructure(row.name, row.image, openshell.parse_labels(row.labels)):
                 gateways.append(clean(row.name) or row.container_id[:12])
+                if row.name.startswith(k3s.CLUSTER_PREFIX):
+                    clusters.append(k3s.Cluster(gateways[-1], row.container_id, self.engine.host, row.state == "running"))
                 continue
             try:
                 detail = self._inspect(row)
@@ -254,7 +258,7 @@ class Finder:
                 warnings.append("container %s %s" % (shown(row.name), why))
                 found.append((to_sandbox(row, None, engine=self.engine.host, reasons=reasons, reason=why), None))
         self._details = kept
-        return Containers(tuple(without_companions(found)), tuple(gateways), warnings=tuple(warnings))
+        return Containers(tuple(without_companions(found)), tuple(gateways), tuple(clusters), warnings=tuple(warnings))
 
     def _inspect(self, row: Row) -> Detail:
         known = self._details.get(row.container_id)

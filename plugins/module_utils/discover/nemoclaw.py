@@ -244,22 +244,29 @@ def merge(
     OpenShell's k3s containers, where the oldest sandboxes run as pods.
     """
     entries = [(found, entry) for found in registries if found.registry for entry in found.registry.entries]
-    by_name: dict[str, int] = {}
+    # Counted by name alone for a container, which does not say its gateway; with the gateway for a pod, which does.
+    alike: dict[tuple[str, Optional[str]], int] = {}
     for _found, entry in entries:
-        by_name[entry.name] = by_name.get(entry.name, 0) + 1
+        for gateway in (None, entry.gateway) if entry.gateway else (None,):
+            alike[entry.name, gateway] = alike.get((entry.name, gateway), 0) + 1
     boxes = {box.uid: box for box in containers}
     warnings: list[str] = []
     only_registered: list[Sandbox] = []
     for found, entry in entries:
-        matches = [box for box in containers if box.confirmed and box.type == "nemoclaw" and box.name == entry.name]
-        if len(matches) == 1 and by_name[entry.name] == 1:
+        matches = [
+            box
+            for box in containers
+            if box.confirmed and box.type == "nemoclaw" and box.name == entry.name and box.gateway in (None, entry.gateway)
+        ]
+        rivals = alike[entry.name, matches[0].gateway if matches else None]
+        if len(matches) == 1 and rivals == 1:
             boxes[matches[0].uid] = _joined(matches[0], entry, found)
             continue
         reason = "registry entry without a running container seen"
         if not engine_answered:
             reason = "registry entry; the container engine could not be asked"
         if matches:
-            reason = "%d containers and %d registry entries share this name; not joined" % (len(matches), by_name[entry.name])
+            reason = "%d containers and %d registry entries share this name; not joined" % (len(matches), rivals)
             warnings.append("%s: %s" % (entry.name, reason))
         elif pods_in:
             reason += "; it may be a pod inside " + pods_in[0]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Optional
+from typing import Iterable, Optional
 
 from .. import kernel
 from ..errors import Refused, Unreadable, shown
@@ -110,6 +110,7 @@ class HeldDir:
         self.label = label
         self._root_dev = os.fstat(fd).st_dev if root_dev is None else root_dev
         self._accepted_devs: set[int] = {self._root_dev}
+        self._kept: dict[bytes, int] = {}
 
     @classmethod
     def hold(cls, path: bytes) -> HeldDir:
@@ -139,6 +140,27 @@ class HeldDir:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        self.keep(())
+
+    def keep(self, paths: Iterable[bytes]) -> None:
+        """Keep those of the directories PATHS open that lie on another filesystem than this one, and let go of others.
+
+        What is mounted in a container (a claim, a volume) is unmounted with its last process; what was
+        kept open is still there then, and open_dir finds it under its path.
+        """
+        kept = {path: fd for path in paths for fd in (self._open_mounted(path),) if fd >= 0}
+        before, self._kept = self._kept, kept
+        for fd in before.values():
+            os.close(fd)
+
+    def _open_mounted(self, path: bytes) -> int:
+        try:
+            with self.open_dir(path) as held:
+                if os.fstat(held.fd).st_dev != self._root_dev:
+                    return os.dup(held.fd)
+        except (FileNotFoundError, Unreadable):
+            pass
+        return -1
 
     def _check_filesystem(self, fd: int, dev: int, path: bytes) -> None:
         """Refuse kernel interfaces (a sandbox may mount its own /proc anywhere) and FUSE, which can hang a reader."""
@@ -152,7 +174,12 @@ class HeldDir:
 
     def open_dir(self, path: bytes) -> HeldDir:
         """Hold the directory at PATH below this one. Raises FileNotFoundError, Refused, Unreadable."""
-        probe = _open_below(self.fd, path, kernel.O_PATH | os.O_DIRECTORY)
+        try:
+            probe = _open_below(self.fd, path, kernel.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if path not in self._kept:
+                raise
+            probe = os.dup(self._kept[path])
         try:
             self._check_filesystem(probe, os.fstat(probe).st_dev, path)
             try:

@@ -40,7 +40,12 @@ class HeldSandbox:
 
     def refresh(self) -> None:
         """Look again for state directories, agents and workspaces."""
-        self.states = layout.find_states(self.root) if self._state is None else layout.state_below(self.root, self._state)
+        states = layout.find_states(self.root) if self._state is None else layout.state_below(self.root, self._state)
+        if self._pinned is not None:
+            if not self._pinned.alive():
+                return  # its mounts went with it: what was found before, and kept, is all there will be
+            self.root.keep([agent.sessions for state in states for agent in state.agents])
+        self.states = states
 
     def alive(self) -> bool:
         """Is what we hold still the sandbox's? False once its first process is gone, or its home is another directory;
@@ -91,6 +96,8 @@ def open_sandbox(
             reasons.append(str(exc))
     elif "proc" in routes:
         reasons.append("the container is not running")
+    if place.pod is not None:
+        raise Unreadable("no route into the pod", where=shown(sandbox.name), cause="; ".join(reasons) or "only proc leads there")
     if "volume" in routes:
         for mount in place.mounts:
             held = _through_mount(sandbox, mount)
@@ -107,7 +114,7 @@ def open_sandbox(
 
 
 def _through_proc(sandbox: Sandbox, place: ContainerPlace, reinspect: Optional[Reinspect]) -> HeldSandbox:
-    pinned = procroot.pin(place.pid, "container %s" % place.container_id[:12])
+    pinned = procroot.pin(place.pid, "%s %s" % ("pod" if place.pod else "container", (place.pod or place.container_id)[:12]))
     try:
         # The pid may have been another process's by the time it was pinned: ask the engine once more.
         now = reinspect(place) if reinspect is not None else place

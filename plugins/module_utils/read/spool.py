@@ -19,7 +19,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional
+from typing import Callable, Iterable, Mapping, Optional
 
 from ..errors import Refused, Unreadable, shown
 from .opener import MAX_ENTRIES, HeldDir
@@ -77,6 +77,9 @@ class SpooledDir(HeldDir):
         self._tree = tree
 
     def close(self) -> None:
+        pass
+
+    def keep(self, paths: Iterable[bytes]) -> None:
         pass
 
     def _join(self, path: bytes) -> bytes:
