@@ -32,8 +32,6 @@ DEFAULT_CAP_BYTES = 32 * 1024 * 1024
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|([+-])(\d\d):(\d\d))")
 _PIECE = 64 * 1024
-# A file's content or a directory's listing may take longer than a question, but never for ever.
-ARCHIVE_TIMEOUT_S = 20.0
 # Go's os.FileMode, in which an engine tells what a path is; no bit of the mask is a regular file.
 _GO_DIR = 1 << 31
 _GO_KINDS = 1 << 31 | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
@@ -123,7 +121,7 @@ class Engine:
         return found
 
     @contextlib.contextmanager
-    def archive(self, container_id: str, path: bytes, *, timeout_s: float = ARCHIVE_TIMEOUT_S) -> Iterator[Callable[[int], bytes]]:
+    def archive(self, container_id: str, path: bytes, *, timeout_s: float) -> Iterator[Callable[[int], bytes]]:
         """Ask for the tar stream of PATH; yield a function that returns at most n bytes of it, b"" at its end.
 
         Raises EngineError, kind "gone" when container or path is not there, "hangs" when TIMEOUT_S is over.

@@ -52,6 +52,7 @@ class ContainerPlace:
     running: bool = False
     mounts: tuple[Mount, ...] = ()
     pod: Optional[str] = None  # uid of a pod inside the container
+    owner: Optional[int] = None  # whose rootless engine it is: what it says of pids and paths is that user's word
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ class Security:
 class Sandbox:
     """One sandbox as discovery merged it from registry, labels, CLI and /proc.
 
-    ``uid`` is its identity for cursors: "docker:<container id>", "k3s:<container id>:<pod uid>",
-    "bare:<state dir>" or "registry:<gateway>:<name>"; never a name or a label alone.
+    ``uid`` is its identity for cursors: "docker:<container id>", "podman:<container id>",
+    "podman:<uid>:<container id>" (rootless), "k3s:<container id>:<pod uid>", "bare:<state dir>" or
+    "registry:<gateway>:<name>"; never a name or a label alone.
     """
 
     uid: str

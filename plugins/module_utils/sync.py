@@ -162,8 +162,8 @@ class SandboxSync:
                 self._agents[path] = self._known_agent(place)
 
     def _agent_key(self, place: layout.Agent) -> bytes:
-        """Cursors of two state directories of one sandbox (profiles) must not meet: the path tells them apart."""
-        return place.sessions
+        """Cursors of two state directories of one sandbox (profiles) must not meet: the path in the sandbox tells them apart."""
+        return self.held.place + b"/" + place.sessions if self.held.place else place.sessions
 
     def _known_agent(self, place: layout.Agent) -> _Agent:
         files: dict[tuple[bytes, int], _File] = {}
@@ -451,7 +451,7 @@ class SandboxSync:
         entry = (agent.entries or {}).get(session)
         key = idempotency_key(
             self.sandbox.uid,
-            agent.place.sessions,
+            self._agent_key(agent.place),
             meaning.session,
             row.ino,
             row.generation,

@@ -68,6 +68,7 @@ class Discoverer:
         scheme, separator, path = docker_host.partition("://")
         self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
         self._docker = docker.Finder(self._engine, self._only)
+        self._podmans = podman.Engines(root, self._engine, self._only, self._euid)
         self._pods = k3s.Pods(root)
         self._registries = nemoclaw.Registries()
 
@@ -78,6 +79,9 @@ class Discoverer:
         containers = docker.Containers()
         if self._enabled & _IN_CONTAINERS:
             containers = self._guarded("docker", containers, warnings, self._containers)
+            if "podman" in self._enabled:
+                containers = self._guarded("podman", containers, warnings, lambda: self._with_podman(containers, accounts))
+            containers = self._guarded("k3s", containers, warnings, lambda: self._with_pods(containers))
             warnings += containers.warnings
         registries: list[nemoclaw.Found] = []
         if "nemoclaw" in self._enabled:
@@ -92,12 +96,7 @@ class Discoverer:
             )
             warnings += trouble
         pods_in = k3s.cluster_containers(containers.gateways)
-        pods: list[Sandbox] = []
-        trouble = []
-        pods, trouble = self._guarded("k3s", (pods, trouble), warnings, lambda: self._pods.find(containers.clusters))
-        warnings += trouble
-        seen = [*containers.sandboxes, *pods]
-        boxes, trouble = nemoclaw.merge(seen, registries, pods_in=pods_in, engine_answered=containers.error is None)
+        boxes, trouble = nemoclaw.merge(containers.sandboxes, registries, pods_in=pods_in, engine_answered=containers.error is None)
         warnings += trouble
         chosen = self._chosen(boxes + bare, warnings)
         runtimes = self._runtimes(accounts, containers, registries, boxes, bare, warnings)
@@ -111,6 +110,13 @@ class Discoverer:
             return containers
         labelled = tuple(box for box in containers.sandboxes if box.confirmed and self._enabled & {"nemoclaw", "openshell"})
         return replace(containers, sandboxes=labelled)
+
+    def _with_podman(self, containers: docker.Containers, accounts: Accounts) -> docker.Containers:
+        return self._podmans.add_to(containers, self._lookups.kept("podman sockets", lambda: podman.sockets(self._root, accounts)))
+
+    def _with_pods(self, containers: docker.Containers) -> docker.Containers:
+        pods, trouble = self._pods.find(containers.clusters)
+        return replace(containers, sandboxes=(*containers.sandboxes, *pods), warnings=(*containers.warnings, *trouble))
 
     def _accounts(self) -> Accounts:
         def read() -> Accounts:
@@ -154,12 +160,12 @@ class Discoverer:
         in_containers = [box for box in boxes if box.container is not None]
         labelled = [box for box in in_containers if box.confirmed]
         live = [box for box in labelled if any(text.startswith("registry ") for text in box.evidence)]
-        podman_host = self._engine.host if containers.podman else None
+        podman_host, podman_version = (self._engine.host, containers.version) if containers.podman else self._podmans.answering()
         probes: dict[str, Callable[[], Runtime]] = {
             "nemoclaw": lambda: nemoclaw.probe(lookups=lookups, accounts=accounts, registries=registries, live=len(live)),
             "openshell": lambda: openshell.probe(lookups=lookups, accounts=accounts, gateways=containers.gateways, sandboxes=len(labelled)),
             "docker": lambda: docker.probe(containers, host=self._engine.host, lookups=lookups),
-            "podman": lambda: podman.probe(lookups=lookups, accounts=accounts, answered_by=podman_host, version=containers.version),
+            "podman": lambda: podman.probe(lookups=lookups, accounts=accounts, answered_by=podman_host, version=podman_version),
             "k3s": lambda: k3s.probe(lookups=lookups, gateways=containers.gateways),
             "openclaw": lambda: openclaw.probe(lookups=lookups, accounts=accounts, homes=bare, containers=in_containers),
         }

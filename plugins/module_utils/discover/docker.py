@@ -157,15 +157,27 @@ def candidate_reasons(row: Row, only: Optional[str] = None) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def to_sandbox(row: Row, detail: Optional[Detail], *, engine: str, reasons: tuple[str, ...], reason: Optional[str] = None) -> Sandbox:
-    """Merge list row and inspection; the identity is the container's id and nothing else."""
+def to_sandbox(
+    row: Row,
+    detail: Optional[Detail],
+    *,
+    engine: str,
+    reasons: tuple[str, ...],
+    reason: Optional[str] = None,
+    prefix: str = "docker:",
+    owner: Optional[int] = None,
+) -> Sandbox:
+    """Merge list row and inspection; the identity is the container's id and nothing else.
+
+    ``prefix`` keeps apart the ids of engines that do not trust each other; see ContainerPlace for ``owner``.
+    """
     labels = openshell.parse_labels(row.labels)
     managed = labels is not None and labels.managed
     images = [text for text in (row.image, detail.image if detail else "") if text]
     named = [text for text in images if not _DIGEST.fullmatch(text)]
     state = (detail.status if detail else "") or row.state
     return Sandbox(
-        uid="docker:" + row.container_id,
+        uid=prefix + row.container_id,
         name=(labels.name if labels and labels.name else None) or clean(row.name) or row.container_id[:12],
         type="nemoclaw" if managed else "docker",
         id=(labels.sandbox_id if labels else None) or row.container_id,
@@ -180,7 +192,9 @@ def to_sandbox(row: Row, detail: Optional[Detail], *, engine: str, reasons: tupl
             pid=detail.pid if detail else 0,
             started_at=detail.started_at if detail else "",
             running=detail.running if detail else False,
-            mounts=detail.mounts if detail else (),
+            # A user may mount what is not theirs to read; we could read it.
+            mounts=detail.mounts if detail and owner is None else (),
+            owner=owner,
         ),
         evidence=reasons,
         confirmed=managed,
@@ -205,8 +219,18 @@ def without_companions(found: list[tuple[Sandbox, Optional[Detail]]]) -> list[Sa
 class Finder:
     """Asks one engine, and remembers each container's inspection until its row in the list changes."""
 
-    def __init__(self, engine: Engine, only: Optional[str] = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        only: Optional[str] = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        prefix: str = "docker:",
+        owner: Optional[int] = None,
+    ) -> None:
         self.engine = engine
+        self._prefix = prefix
+        self._owner = owner
         self._only = only
         self._clock = clock
         self._not_before: Optional[float] = None
@@ -250,15 +274,18 @@ class Finder:
             try:
                 detail = self._inspect(row)
                 kept[row.container_id] = ((row.state, row.uptime), detail)
-                found.append((to_sandbox(row, detail, engine=self.engine.host, reasons=reasons), detail))
+                found.append((self._sandbox(row, detail, reasons), detail))
             except EngineError as exc:
                 if exc.kind == "gone":
                     continue
                 why = "could not be inspected: " + exc.what
                 warnings.append("container %s %s" % (shown(row.name), why))
-                found.append((to_sandbox(row, None, engine=self.engine.host, reasons=reasons, reason=why), None))
+                found.append((self._sandbox(row, None, reasons, why), None))
         self._details = kept
         return Containers(tuple(without_companions(found)), tuple(gateways), tuple(clusters), warnings=tuple(warnings))
+
+    def _sandbox(self, row: Row, detail: Optional[Detail], reasons: tuple[str, ...], reason: Optional[str] = None) -> Sandbox:
+        return to_sandbox(row, detail, engine=self.engine.host, reasons=reasons, reason=reason, prefix=self._prefix, owner=self._owner)
 
     def _inspect(self, row: Row) -> Detail:
         known = self._details.get(row.container_id)
@@ -272,7 +299,12 @@ class Finder:
         boxes = tuple(replace(box, status=None, reason=why) for box in self._last.sandboxes)
         if exc.kind == "hangs":
             self._not_before = self._clock() + RETRY_HUNG_S
-        self._last = replace(self._last, sandboxes=boxes, error=exc, warnings=("docker: %s" % exc,) if exc.kind != "absent" else ())
+        self._last = replace(
+            self._last,
+            sandboxes=boxes,
+            error=exc,
+            warnings=("%s: %s" % (self._prefix.partition(":")[0], exc),) if exc.kind != "absent" else (),
+        )
         return self._last
 
 

@@ -29,6 +29,7 @@ INTERVAL_S = 10.0
 # What has stopped can change only by the hand of its operator.
 STOPPED_INTERVAL_S = 60.0
 LOOK_S = 30.0
+LISTING_S = 20.0
 MAX_STATS = 2000
 MAX_LISTING_BYTES = 2 << 30
 
@@ -56,8 +57,8 @@ class ArchiveRoot(SpooledRoot):
         self._marks = 0
         self._known: dict[bytes, Seen] = {}
 
-    def tar(self, path: bytes) -> AbstractContextManager[Callable[[int], bytes]]:
-        return self._engine.archive(self._id, path)
+    def tar(self, path: bytes, timeout_s: float) -> AbstractContextManager[Callable[[int], bytes]]:
+        return self._engine.archive(self._id, path, timeout_s=timeout_s)
 
     def look(self, *, at_once: bool = False) -> None:
         if not self._due.now() and not at_once:
@@ -82,7 +83,7 @@ class ArchiveRoot(SpooledRoot):
         entries: dict[bytes, Seen] = {}
         taken, cut = 0, False
         try:
-            with self.tar(path) as read:
+            with self.tar(path, LISTING_S) as read:
                 reader = TarReader(read)
                 while not cut:
                     entry = reader.next()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Iterable, Optional
+from typing import Iterable, Optional, Sequence
 
 from .. import kernel
 from ..errors import Refused, Unreadable, shown
@@ -28,6 +28,8 @@ _NOATIME = getattr(os, "O_NOATIME", 0)
 # Another process renaming directories under us makes openat2 answer EAGAIN; a few tries, then the next pass.
 _EAGAIN_TRIES = 16
 MAX_ENTRIES = 100_000
+
+Owners = Sequence[range]
 
 # None until the first call has told whether openat2 works here.
 _have_openat2: Optional[bool] = None
@@ -105,9 +107,10 @@ class HeldDir:
     Use as a context manager or close() it; a held directory pins its filesystem.
     """
 
-    def __init__(self, fd: int, label: str, root_dev: Optional[int] = None) -> None:
+    def __init__(self, fd: int, label: str, root_dev: Optional[int] = None, owners: Optional[Owners] = None) -> None:
         self.fd = fd
         self.label = label
+        self.owners = owners
         self._root_dev = os.fstat(fd).st_dev if root_dev is None else root_dev
         self._accepted_devs: set[int] = {self._root_dev}
         self._kept: dict[bytes, int] = {}
@@ -162,6 +165,11 @@ class HeldDir:
             pass
         return -1
 
+    def _check_owner(self, uid: int, path: bytes) -> None:
+        """Refuse what belongs to somebody else, where a user can make a root of anything (a rootless engine's)."""
+        if self.owners is not None and not any(uid in ids for ids in self.owners):
+            raise Refused("owned by uid %d, which is not the sandbox's" % uid, where=shown(path))
+
     def _check_filesystem(self, fd: int, dev: int, path: bytes) -> None:
         """Refuse kernel interfaces (a sandbox may mount its own /proc anywhere) and FUSE, which can hang a reader."""
         if dev in self._accepted_devs:
@@ -181,7 +189,9 @@ class HeldDir:
                 raise
             probe = os.dup(self._kept[path])
         try:
-            self._check_filesystem(probe, os.fstat(probe).st_dev, path)
+            seen = os.fstat(probe)
+            self._check_filesystem(probe, seen.st_dev, path)
+            self._check_owner(seen.st_uid, path)
             try:
                 fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=probe)
             except FileNotFoundError:
@@ -190,7 +200,7 @@ class HeldDir:
                 raise Unreadable("cannot list", where=shown(path), cause=os.strerror(exc.errno or 0)) from exc
         finally:
             os.close(probe)
-        return HeldDir(fd, self.label + "/" + shown(path), self._root_dev)
+        return HeldDir(fd, self.label + "/" + shown(path), self._root_dev, self.owners)
 
     def open_file(self, path: bytes) -> int:
         """Return a read-only descriptor of the regular file at PATH; the caller closes it.
@@ -212,6 +222,7 @@ class HeldDir:
             if seen.st_nlink > 1:
                 raise Refused("file with %d hard links" % seen.st_nlink, where=shown(path))
             self._check_filesystem(probe, seen.st_dev, path)
+            self._check_owner(seen.st_uid, path)
             name = b"/proc/self/fd/%d" % probe
             try:
                 # Reading should not even change the access time; only the owner or CAP_FOWNER may ask for that.

@@ -28,10 +28,19 @@ Reinspect = Callable[[ContainerPlace], Optional[ContainerPlace]]
 class HeldSandbox:
     """A sandbox with its root held open, and the state directories found below it."""
 
-    def __init__(self, sandbox: Sandbox, route: str, root: HeldDir, pinned: Optional[procroot.PinnedRoot], state: Optional[bytes]) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        route: str,
+        root: HeldDir,
+        pinned: Optional[procroot.PinnedRoot],
+        state: Optional[bytes],
+        place: bytes = b"",
+    ) -> None:
         self.sandbox = sandbox
         self.route = route
         self.root = root
+        self.place = place  # of the held root in the sandbox: a path has one name by whatever route it is reached
         self.opened_as = sandbox.container  # what it was when it was opened; ``sandbox`` follows discovery
         self._pinned = pinned
         self._state = state
@@ -120,6 +129,11 @@ def _through_proc(sandbox: Sandbox, place: ContainerPlace, reinspect: Optional[R
         now = reinspect(place) if reinspect is not None else place
         if now is None or now.pid != place.pid or now.started_at != place.started_at or not pinned.alive():
             raise Unreadable("the container changed while it was opened", where=place.container_id[:12], next_step="it is tried again")
+        if place.owner is not None:
+            # A user's engine may name any process: it must run in a user namespace of that user's, which maps that user.
+            owners = pinned.root.owners = pinned.own_ids()
+            if not any(place.owner in ids for ids in owners) or any(0 in ids for ids in owners):
+                raise Unreadable("process %d is not uid %d's rootless container" % (place.pid, place.owner), where=place.container_id[:12])
         return HeldSandbox(sandbox, "proc", pinned.root, pinned, None)
     except BaseException:
         pinned.close()
@@ -149,7 +163,7 @@ def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
         return None
     for state in states:
         if layout.state_below(root, state):
-            return HeldSandbox(sandbox, "volume", root, None, state)
+            return HeldSandbox(sandbox, "volume", root, None, state, inside)
     root.close()
     return None
 

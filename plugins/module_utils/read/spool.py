@@ -12,6 +12,7 @@ at a time, into memory or an unlinked file that only its descriptor leads to.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -19,12 +20,15 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Mapping, Optional
+from typing import Callable, Iterable, Iterator, Mapping, Optional
 
+from ..dockerapi import EngineError
 from ..errors import Refused, Unreadable, shown
 from .opener import MAX_ENTRIES, HeldDir
 from .tar import PIECE, TarReader, only_file
 
+# Other sandboxes wait meanwhile (contract R18).
+FETCH_S = 5.0
 MAX_FILE_BYTES = 256 << 20
 # Above this a file goes to disk instead of memory.
 MAX_MEMORY_BYTES = 16 << 20
@@ -143,8 +147,8 @@ class SpooledRoot(SpooledDir):
         """Find out what is there now, when it is time to. Raises Unreadable."""
         raise NotImplementedError
 
-    def tar(self, path: bytes) -> AbstractContextManager[Callable[[int], bytes]]:
-        """Ask for the tar stream of PATH, whose first entry is named as PATH's last part."""
+    def tar(self, path: bytes, timeout_s: float) -> AbstractContextManager[Callable[[int], bytes]]:
+        """Ask for the tar stream of PATH, whose first entry is named as PATH's last part; it has TIMEOUT_S in all."""
         raise NotImplementedError
 
     # -- what layout and sync see ------------------------------------------------
@@ -190,10 +194,21 @@ class SpooledRoot(SpooledDir):
         if self.trouble is not None:
             raise Unreadable("not asked for now", where=self.label, cause=self.trouble)
 
+    @contextlib.contextmanager
+    def _fetched(self, path: bytes) -> Iterator[Callable[[int], bytes]]:
+        """Fetch in the reader's own thread: whoever is slow is not asked again before a look has gone well."""
+        try:
+            with self.tar(path, FETCH_S) as read:
+                yield read
+        except EngineError as exc:
+            if exc.kind == "hangs":
+                self.trouble = exc.what
+            raise
+
     def _fetch(self, path: bytes, seen: Seen) -> int:
         fd = -1
         try:
-            with self.tar(path) as read:
+            with self._fetched(path) as read:
                 reader = TarReader(read)
                 entry = only_file(reader, path.rpartition(b"/")[2], MAX_FILE_BYTES)
                 fd = self._new(entry.size)
@@ -223,7 +238,7 @@ class SpooledRoot(SpooledDir):
     def read_head(self, path: bytes, limit: int) -> bytes:
         """Return at most the first LIMIT bytes of the regular file at PATH. Raises Refused, Unreadable."""
         self._ready()
-        with self.tar(path) as read:
+        with self._fetched(path) as read:
             reader = TarReader(read)
             only_file(reader, path.rpartition(b"/")[2], 1 << 40)
             data = bytearray()

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -70,10 +72,12 @@ def test_left_over_k3s_directory_is_unknown(tmp_path: Path) -> None:
     assert k3s.probe(lookups=lookups(tmp_path)).present is None
 
 
+@pytest.mark.root
 def test_podman_by_socket_or_binary(tmp_path: Path) -> None:
     assert podman.probe(lookups=lookups(tmp_path), accounts=accounts(tmp_path)).present is False
     (tmp_path / "run/user/1000/podman").mkdir(parents=True)
-    (tmp_path / "run/user/1000/podman/podman.sock").write_text("")
+    os.mknod(tmp_path / "run/user/1000/podman/podman.sock", stat.S_IFSOCK | 0o600)
+    os.chown(tmp_path / "run/user/1000/podman/podman.sock", 1000, 1000)
     runtime = podman.probe(lookups=lookups(tmp_path), accounts=accounts(tmp_path))
     assert runtime.present is True and runtime.evidence == ("socket /run/user/1000/podman/podman.sock",)
 

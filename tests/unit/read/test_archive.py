@@ -59,7 +59,7 @@ class FakeArchive(Engine):
         return PathStat("dir", 4096, stamp) if self._is_dir(path) else None
 
     @contextlib.contextmanager
-    def archive(self, container_id: str, path: bytes, *, timeout_s: float = 20.0) -> Iterator[Callable[[int], bytes]]:
+    def archive(self, container_id: str, path: bytes, *, timeout_s: float) -> Iterator[Callable[[int], bytes]]:
         self.asked.append("GET " + path.decode())
         if self.broken is not None:
             raise self.broken
@@ -233,6 +233,18 @@ def test_an_engine_that_fails_is_left_alone_until_it_answers_again(root: Archive
     clock.now += INTERVAL_S
     root.look()
     assert read(root, b"a.jsonl")
+
+
+def test_a_fetch_that_hangs_is_the_last_until_a_look_goes_well(root: ArchiveRoot, engine: FakeArchive, clock: Clock) -> None:
+    engine.broken = EngineError("hangs", "engine gave no answer")
+    with pytest.raises(EngineError):
+        read(root, b"a.jsonl")
+    with pytest.raises(Unreadable, match="not asked for now"):
+        read(root, b"sessions.json")
+    engine.broken = None
+    clock.now += INTERVAL_S
+    root.look()
+    assert read(root, b"sessions.json") == b"{}"
 
 
 def test_what_is_too_large_is_not_fetched(root: ArchiveRoot, engine: FakeArchive, monkeypatch: pytest.MonkeyPatch) -> None:
