@@ -18,7 +18,7 @@ from . import snapshot as shapes
 from .config import Settings, load
 from .discover import discover
 from .errors import ClawmetryError, ConfigError
-from .finder import survey_all
+from .holding import survey_all
 from .log import Log
 from .model import RUNTIMES
 
@@ -59,6 +59,7 @@ def snapshot(
         only=settings.only,
         env=dict(settings.environment),
         deep=deep,
+        may_exec="exec" in settings.routes,
     )
     surveys = {} if chosen == {"min"} else survey_all(settings, found)
     host = hostinfo.gather(node_id=settings.node_id or known_node_id(settings), env=env)

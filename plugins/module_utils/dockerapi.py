@@ -29,9 +29,9 @@ from .errors import Unreadable, shown
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_CAP_BYTES = 32 * 1024 * 1024
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|([+-])(\d\d):(\d\d))")
-_PIECE = 64 * 1024
+PIECE = 64 * 1024
 # Go's os.FileMode, in which an engine tells what a path is; no bit of the mask is a regular file.
 _GO_DIR = 1 << 31
 _GO_KINDS = 1 << 31 | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
@@ -98,7 +98,7 @@ class Engine:
 
     def inspect(self, container_id: str) -> Mapping[str, Any]:
         """Return GET /containers/{id}/json without Config.Env. Raises EngineError, kind "gone" when there is no such container."""
-        if not _CONTAINER_ID.fullmatch(container_id):
+        if not CONTAINER_ID.fullmatch(container_id):
             raise EngineError("broken", "not a container id", where=shown(container_id))
         answer = self._get("/containers/%s/json" % container_id)
         if not isinstance(answer, dict):
@@ -142,7 +142,7 @@ class Engine:
         with self._answered("GET", path, self._timeout_s) as (answer, read):
             body = bytearray()
             while True:
-                piece = read(_PIECE)
+                piece = read(PIECE)
                 if not piece:
                     break
                 body += piece
@@ -151,19 +151,24 @@ class Engine:
             self._check_status(answer, path)
         return bytes(body)
 
-    def _check_status(self, answer: http.client.HTTPResponse, path: str) -> None:
+    def _check_status(self, answer: http.client.HTTPResponse, path: str, wanted: int = 200) -> None:
         if answer.status == 404:
             raise EngineError("gone", "engine knows no such object", where=self.host + " " + path)
-        if answer.status != 200:
+        if answer.status != wanted:
             raise EngineError("broken", "engine answered %d" % answer.status, where=self.host + " " + path)
 
     @contextlib.contextmanager
-    def _answered(self, method: str, path: str, timeout_s: float) -> Iterator[tuple[http.client.HTTPResponse, Callable[[int], bytes]]]:
+    def _answered(
+        self, method: str, path: str, timeout_s: float, body: Optional[Mapping[str, Any]] = None
+    ) -> Iterator[tuple[http.client.HTTPResponse, Callable[[int], bytes]]]:
         """Send one request; yield its answer and a reader of the body, both under one deadline: a slow drip must not hold us."""
         deadline = time.monotonic() + timeout_s
         connection = _UnixConnection(socket_path(self.host), min(timeout_s, self._timeout_s))
         try:
-            connection.request(method, path, headers={"Accept": "application/json, application/x-tar", "Connection": "close"})
+            headers = {"Accept": "*/*", "Connection": "close"}
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+            connection.request(method, path, body=None if body is None else json.dumps(body), headers=headers)
             sock = connection.sock
             answer = connection.getresponse()
 
@@ -196,7 +201,7 @@ class Engine:
 
 
 def _archive_target(container_id: str, path: bytes) -> str:
-    if not _CONTAINER_ID.fullmatch(container_id):
+    if not CONTAINER_ID.fullmatch(container_id):
         raise EngineError("broken", "not a container id", where=shown(container_id))
     return "/containers/%s/archive?path=%s" % (container_id, quote(b"/" + path, safe="/"))
 

@@ -20,7 +20,7 @@ from . import control, hostinfo, secretfile
 from .config import Settings, load
 from .discover import discover
 from .errors import ClawmetryError, shown
-from .finder import survey_all
+from .holding import survey_all
 from .seal import is_passphrase
 
 PROBE_TIMEOUT_S = 5.0
@@ -94,6 +94,7 @@ def _sandboxes(settings: Settings, env: Mapping[str, str]) -> list[Check]:
     found = discover(
         enabled=settings.discover,
         docker_host=settings.docker_host,
+        may_exec="exec" in settings.routes,
         homes=settings.homes if settings.homes == "auto" else list(settings.homes),
         include=settings.include,
         exclude=settings.exclude,

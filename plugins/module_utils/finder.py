@@ -14,14 +14,11 @@ from __future__ import annotations
 import threading
 from typing import Callable, Optional
 
-from . import discover
+from . import discover, holding
 from .config import Settings
-from .discover import docker, k3s
-from .dockerapi import Engine
 from .errors import Unreadable, shown
 from .log import Log
-from .model import ContainerPlace, Discovery, Sandbox, Survey
-from .read import procroot, routes
+from .model import Discovery, Sandbox
 from .read.routes import HeldSandbox
 
 DISCOVERY_INTERVAL_S = 5.0
@@ -46,6 +43,7 @@ class Finder:
             exclude=settings.exclude,
             only=settings.only,
             env=dict(settings.environment),
+            may_exec="exec" in settings.routes,
         )
         self._held: dict[str, HeldSandbox] = {}
         self._lock = threading.Lock()
@@ -98,7 +96,7 @@ class Finder:
 
     def _hold(self, sandbox: Sandbox, unreadable: dict[str, str]) -> Optional[HeldSandbox]:
         try:
-            held = hold(sandbox, self.settings)
+            held = holding.hold(sandbox, self.settings)
         except Unreadable as exc:
             if sandbox.confirmed:
                 unreadable[sandbox.uid] = str(exc)
@@ -129,34 +127,3 @@ class Finder:
             else:
                 self._log.state("discovery", None)
                 wake()
-
-
-def hold(sandbox: Sandbox, settings: Settings) -> HeldSandbox:
-    """Hold one sandbox by the allowed routes. Raises Unreadable."""
-    engine = Engine(sandbox.container.engine) if sandbox.container is not None else None
-
-    def again(place: ContainerPlace) -> Optional[ContainerPlace]:
-        if place.pod is not None:
-            return k3s.reinspect(place)
-        if engine is None or not procroot.is_of_container(place.pid, place.container_id):
-            # An engine on another machine, or in a virtual one, tells pids that mean somebody else here.
-            raise Unreadable("process %d is not the container's" % place.pid, where=place.container_id[:12])
-        return docker.reinspect(engine, place)
-
-    return routes.open_sandbox(sandbox, routes=settings.routes, reinspect=again, engine=engine, spool_dir=settings.state_dir)
-
-
-def survey_all(settings: Settings, found: Discovery) -> dict[str, Survey]:
-    """Return what listing each sandbox told, by uid: for one-shot facts. Nothing stays open."""
-    surveys: dict[str, Survey] = {}
-    for sandbox in found.sandboxes:
-        try:
-            held = hold(sandbox, settings)
-        except Unreadable as exc:
-            surveys[sandbox.uid] = Survey(readable=False, reason=str(exc))
-            continue
-        try:
-            surveys[sandbox.uid] = routes.survey(held)
-        finally:
-            held.close()
-    return surveys

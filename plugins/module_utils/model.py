@@ -52,6 +52,7 @@ class ContainerPlace:
     running: bool = False
     mounts: tuple[Mount, ...] = ()
     pod: Optional[str] = None  # uid of a pod inside the container
+    pod_name: Optional[str] = None  # its name as kubectl tells it; a pod's own word for it is not enough to run anything in it
     owner: Optional[int] = None  # whose rootless engine it is: what it says of pids and paths is that user's word
 
 

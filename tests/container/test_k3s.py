@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from support.cluster import cluster, start_pod
+from support.cluster import KUBECTL, cluster, pod_list, start_pod
 from support.ingest import Ingest
 from support.sandbox import docker, openshell_0_0_72, until
 from support.tree import dumps, make_tree, numbered
@@ -110,3 +110,61 @@ def test_a_stopped_cluster_has_no_pods(ingest: Ingest, node: MakeNode, unique: s
     ingest.wait_events(1)
     docker("stop", "-t", "0", box.id)
     until(lambda: daemon.json("snapshot")["sandboxes"] == [], 30, "no sandboxes")
+
+
+def test_kubectl_is_the_only_source(ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack) -> None:
+    """/proc tells nothing of the pods, as on another machine; the operator allows exec."""
+    box = cleanup.enter_context(cluster(unique, files=(("/bin/kubectl", KUBECTL),)))
+    pods = [start_pod(box, unique + "-a", visible=False), start_pod(box, unique + "-b", claim=False, visible=False)]
+    box.sh("cat >/pods.json", stdin=pod_list(*pods, strangers=("openshell-0",)).encode(), user="0")
+    trees = {pod.name: make_tree(sessions=2, events=40, seed=number) for number, pod in enumerate(pods)}
+    for pod in pods:
+        pod.put_tree(trees[pod.name])
+        os.symlink("/etc/hostname", pod.root / "sandbox/.openclaw/agents/main/sessions/link.jsonl")
+        (pod.root / "sandbox/.openclaw/agents/main/sessions/-x.jsonl").write_bytes(dumps(numbered(7)))
+    assert node(discover=KINDS).json("snapshot")["sandboxes"] == []
+    assert box.sh("cat /kubectl.log", check=False) == b""
+
+    daemon = node(discover=KINDS, routes=["proc", "volume", "archive", "exec"])
+    daemon.start()
+    ingest.wait_events(161)
+    for name, tree in trees.items():
+        wanted = expected(tree)
+        assert {session: events for session, events in arrived(ingest, name).items() if session != "-x.jsonl"} == wanted
+    for row, pod in zip(sorted(daemon.json("snapshot")["sandboxes"], key=lambda row: str(row["name"])), pods):
+        assert (row["name"], row["id"], row["route"], row["readable"]) == (pod.name, "id-" + pod.name, "exec", True)
+        assert (row["phase_source"], row["status"], row["gateway"]) == ("kubectl", "running", unique)
+    assert "link.jsonl" in daemon.status()["problems"][pods[0].name]
+    pods[0].append("later.jsonl", b"".join(dumps(numbered(number)) for number in range(200, 230)))
+    ingest.wait_events(191, timeout_s=40)
+    assert set(box.sh("cat /kubectl.log").split()) == {b"get", b"exec"}
+    assert ingest.duplicate_events <= 1  # "-x.jsonl" is the same line in both
+
+
+def test_what_proc_shows_and_kubectl_tells_is_one_row(ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack) -> None:
+    box = cleanup.enter_context(cluster(unique, files=(("/bin/kubectl", KUBECTL),)))
+    pod = start_pod(box, unique + "-a")
+    box.sh("cat >/pods.json", stdin=pod_list(pod).encode(), user="0")
+    pod.append("s.jsonl", dumps(numbered(1)))
+    (row,) = node(discover=KINDS, routes=["proc", "exec"]).json("snapshot")["sandboxes"]
+    assert (row["name"], row["id"], row["route"]) == (pod.name, "id-" + pod.name, "proc")
+
+
+def test_a_plain_container_by_exec_when_nothing_else_is_allowed(
+    ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack
+) -> None:
+    box = cleanup.enter_context(openshell_0_0_72(unique))
+    tree = make_tree(sessions=3, events=40)
+    box.put_tree(tree)
+    daemon = node(routes=["exec"])
+    daemon.start()
+    ingest.wait_events(120)
+    assert arrived(ingest, unique) == expected(tree)
+    ingest.wait(lambda me: bool(me.memory), what="memory")
+    (row,) = daemon.json("snapshot")["sandboxes"]
+    assert (row["route"], row["sessions"]["count"]) == ("exec", 3)
+    # A sandbox whose shell prints without end harms nobody.
+    loop = "#!/bin/busybox sh\\nwhile :; do busybox cat /bin/busybox; done\\n"
+    box.sh("printf '%s' >/bin/new; chmod 755 /bin/new; mv /bin/new /bin/sh" % loop, user="0")
+    until(lambda: "larger than" in str(daemon.status()["unreadable"]), 40, "trouble told")
+    assert daemon.rss_kib() < 80 * 1024

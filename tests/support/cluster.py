@@ -11,10 +11,12 @@ as kubelet names them below the container's own. The cgroups are made from the h
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support.sandbox import SANDBOX_IMAGE, STATE, Sandbox, run_container, until
 from support.tree import Tree
@@ -37,6 +39,40 @@ pivot_root . old
 umount -l /old
 exec /bin/sh -c 'trap exit TERM; while :; do sleep 3600 & wait; done'
 """
+
+
+# What stands for kubectl in the cluster's container: it lists what the test says, and enters a pod by its hostname.
+KUBECTL = """#!/bin/sh
+echo "$5" >>/kubectl.log
+[ "$1 $2 $3 $4" = "--kubeconfig=/etc/rancher/k3s/k3s.yaml --request-timeout=8s -n openshell" ] || exit 3
+shift 4
+case $1 in
+get) [ "$*" = "get pods -o json" ] && cat /pods.json ;;
+exec)
+    [ "$3 $4 $5" = "-c agent --" ] || exit 3
+    name=$2
+    shift 5
+    for each in /proc/[0-9]*; do
+        [ "$(cat $each/root/etc/hostname 2>/dev/null)" = "$name" ] && exec nsenter -t ${each#/proc/} -m -p -- "$@"
+    done
+    exit 1
+    ;;
+*) exit 3 ;;
+esac
+"""
+
+
+def pod_list(*pods: Pod, strangers: tuple[str, ...] = ()) -> str:
+    """What ``kubectl get pods -o json`` says of PODS, and of STRANGERS that are no sandboxes."""
+    items: list[Any] = []
+    for pod in pods:
+        labels = {"openshell.ai/managed-by": "openshell", "openshell.ai/sandbox-id": "id-" + pod.name}
+        agent = {"name": "agent", "env": [{"name": "TOKEN", "value": "canary"}]}
+        metadata = {"name": pod.name, "uid": pod.uid, "labels": labels}
+        items.append({"metadata": metadata, "spec": {"containers": [agent]}, "status": {"phase": "Running"}})
+    for name in strangers:
+        items.append({"metadata": {"name": name, "uid": str(uuid.uuid4())}, "spec": {"containers": [{"name": "x"}]}, "status": {}})
+    return json.dumps({"items": items})
 
 
 @dataclass
@@ -79,8 +115,11 @@ def _children(pid: int) -> list[int]:
     return [int(text) for text in path.read_text().split()]
 
 
-def start_pod(box: Sandbox, name: str, *, claim: bool = True) -> Pod:
-    """Start a pod in the cluster container and put it where kubelet would; a claim is what OpenShell uses from 0.0.22 on."""
+def start_pod(box: Sandbox, name: str, *, claim: bool = True, visible: bool = True) -> Pod:
+    """Start a pod in the cluster container and put it where kubelet would; a claim is what OpenShell uses from 0.0.22 on.
+
+    One that is not ``visible`` has no cgroup of a pod, as if /proc were another machine's.
+    """
     uid = str(uuid.uuid4())
     before = set(_all_in(box.id))
     directory = "/var/lib/rancher/k3s/storage/pvc-%s_openshell_workspace-%s" % (uuid.uuid4(), name) if claim else ""
@@ -91,7 +130,8 @@ def start_pod(box: Sandbox, name: str, *, claim: bool = True) -> Pod:
 
     until(lambda: bool(first()), what="pod")
     (pid,) = first()
-    _move(box.id, pid, "kubepods/besteffort/pod%s/%s" % (uid, uuid.uuid4().hex * 2))
+    if visible:
+        _move(box.id, pid, "kubepods/besteffort/pod%s/%s" % (uid, uuid.uuid4().hex * 2))
     return Pod(name, uid, pid)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from dataclasses import replace
+from importlib import import_module
 from typing import Callable, Mapping, Optional, Sequence, TypeVar, Union
 
 from .. import run
@@ -39,6 +40,7 @@ class Discoverer:
     ``enabled``: which of model.RUNTIMES to look for. ``homes``: "auto" or the homes to look into.
     ``only``: NEMOCLAW_SANDBOX, a sandbox's name or id. ``env``: OPENCLAW_* and HOME. ``root``: a
     prefix for every path of the host, the engine's socket included. ``deep`` asks no runtime for more yet.
+    ``may_exec``: the operator allows route exec, so kubectl may be run in OpenShell's k3s container.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Discoverer:
         root: str = "/",
         runner: run.Runner = run.run,
         deep: bool = False,
+        may_exec: bool = False,
     ) -> None:
         self._enabled = frozenset(enabled)
         self._homes = homes
@@ -69,7 +72,7 @@ class Discoverer:
         self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
         self._docker = docker.Finder(self._engine, self._only)
         self._podmans = podman.Engines(root, self._engine, self._only, self._euid)
-        self._pods = k3s.Pods(root)
+        self._pods = k3s.Pods(root, _kubectl() if may_exec else None)
         self._registries = nemoclaw.Registries()
 
     def discover(self) -> Discovery:
@@ -179,6 +182,15 @@ class Discoverer:
         return tuple(rows)
 
 
+def _kubectl() -> Optional[k3s.Ask]:
+    """Return what asks kubectl; None in the snapshot module, with which it does not travel (P7)."""
+    try:
+        ask: k3s.Ask = import_module(".kubectl", __package__).ask
+    except ImportError:
+        return None
+    return ask
+
+
 def _skipped(found: nemoclaw.Found) -> tuple[str, ...]:
     return found.registry.skipped[:5] if found.registry else ()
 
@@ -219,6 +231,7 @@ def discover(
     root: str = "/",
     runner: run.Runner = run.run,
     deep: bool = False,
+    may_exec: bool = False,
 ) -> Discovery:
     """Look at the host once; the arguments are Discoverer's."""
     return Discoverer(
@@ -232,4 +245,5 @@ def discover(
         root=root,
         runner=runner,
         deep=deep,
+        may_exec=may_exec,
     ).discover()

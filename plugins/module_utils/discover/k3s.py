@@ -6,7 +6,8 @@
 """k3s: is it on this host, by itself or inside OpenShell's cluster container (0.0.1 to 0.0.36), and which pods run in that.
 
 Pods are found from the host's own /proc: the kernel's word on which cgroup a process runs in, not
-Kubernetes' word on anything; nothing is asked of k3s. A pod's own root shows /sandbox whether it lies
+Kubernetes' word on anything; nothing is asked of k3s, unless the operator allows route exec: then its
+kubectl is a second source, and the only one where /proc is another machine's. A pod's own root shows /sandbox whether it lies
 on its claim (from 0.0.22 on) or in the container's writable layer. Source: reference/openshell.md §2 A;
 kubelet's cgroup names.
 """
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Iterator, Optional, Sequence
+import time
+from dataclasses import dataclass, replace
+from typing import Callable, Iterator, Mapping, Optional, Sequence
 
 from ..errors import Unreadable, shown
 from ..model import ContainerPlace, Runtime, Sandbox, Security
@@ -27,14 +29,15 @@ from .names import clean
 
 DATA_DIR = "/var/lib/rancher/k3s"
 CLUSTER_PREFIX = "openshell-cluster-"
-NAMESPACE = "openshell"
 MAX_PODS = 500
+ASK_INTERVAL_S = 15.0
 _MAX_PROCESSES = 20_000
 _MAX_ANCESTORS = 32
 # /docker/<id>/kubepods/besteffort/pod<uid>/<container>, or with systemd's driver
 # …/kubepods-besteffort-pod<uid with _>.slice/cri-containerd-<container>.scope
 _POD = re.compile(r"kubepods[^/]*(?:/[^/]+)*?[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?/([^/]+)")
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,20 @@ class Cluster:
     @property
     def gateway(self) -> str:
         return self.name[len(CLUSTER_PREFIX) :]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A pod that may be a sandbox, as kubectl tells of it. ``managed``: it carries OpenShell's own label."""
+
+    name: str
+    uid: str
+    phase: str
+    sandbox_id: Optional[str]
+    managed: bool
+
+
+Ask = Callable[[Cluster], Sequence[Told]]
 
 
 @dataclass(frozen=True)
@@ -109,8 +126,11 @@ def _cluster_of(proc: str, pid: int, paths: Sequence[str], ids: Sequence[str]) -
 class Pods:
     """Looks for pods again and again; what is in one is looked at once, until it holds a state directory."""
 
-    def __init__(self, root: str = "/") -> None:
+    def __init__(self, root: str = "/", ask: Optional[Ask] = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._proc = below(root, "/proc")
+        self._ask = ask
+        self._clock = clock
+        self._told: dict[str, tuple[float, Sequence[Told]]] = {}
         self._inside: dict[tuple[int, int], _Inside] = {}
 
     def find(self, clusters: Sequence[Cluster]) -> tuple[list[Sandbox], list[str]]:
@@ -144,8 +164,37 @@ class Pods:
             if best is not None:
                 pods.append(self._sandbox(running[container_id], uid, best[1], best[2]))
         self._inside = inside
+        if self._ask is not None:
+            pods, trouble = self._with_told(pods, running, self._ask)
+            warnings += trouble
         warnings += ["k3s: a pod's process could not be looked into: " + text for text in list(denied)[:3]]
         return pods, warnings
+
+    def _with_told(self, pods: list[Sandbox], running: Mapping[str, Cluster], ask: Ask) -> tuple[list[Sandbox], list[str]]:
+        """Give PODS what kubectl tells of them, and add those /proc does not show."""
+        boxes = {box.uid: box for box in pods}
+        warnings = []
+        for container_id, cluster in running.items():
+            when, told = self._told.get(container_id, (-1e12, ()))
+            if self._clock() - when >= ASK_INTERVAL_S:
+                try:
+                    told = ask(cluster)
+                except Unreadable as exc:
+                    warnings.append("k3s: kubectl in %s: %s" % (shown(cluster.name), exc))
+                self._told[container_id] = (self._clock(), told)
+            for pod in told:
+                uid = "k3s:%s:%s" % (container_id, pod.uid)
+                known = boxes.get(uid)
+                if known is None or known.container is None:
+                    boxes[uid] = _told_sandbox(cluster, pod)
+                else:
+                    place = replace(known.container, pod_name=pod.name)
+                    evidence = (*known.evidence, "kubectl get pods")
+                    managed = known.confirmed or pod.managed
+                    boxes[uid] = replace(
+                        known, name=pod.name, id=pod.sandbox_id or pod.uid, container=place, evidence=evidence, confirmed=managed
+                    )
+        return list(boxes.values()), warnings
 
     def _groups(self, ids: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
         """Return {(cluster id, pod uid): {container: its oldest process}}."""
@@ -180,7 +229,7 @@ class Pods:
             try:
                 data, _seen = pinned.root.read_small(b"etc/hostname", 256)
                 text = data.decode("ascii", "replace").strip()
-                hostname = text if _NAME.fullmatch(text) else None
+                hostname = text if NAME.fullmatch(text) else None
             except (FileNotFoundError, Unreadable):
                 pass
             try:
@@ -214,6 +263,29 @@ class Pods:
             confirmed=seen.has_state,
             reason=None if seen.hostname else "the pod's hostname could not be read",
         )
+
+
+def _told_sandbox(cluster: Cluster, pod: Told) -> Sandbox:
+    return Sandbox(
+        uid="k3s:%s:%s" % (cluster.container_id, pod.uid),
+        name=pod.name,
+        type="nemoclaw",
+        id=pod.sandbox_id or pod.uid,
+        status=pod.phase or None,
+        phase_source="kubectl",
+        gateway=clean(cluster.gateway),
+        security=Security(sandbox_enabled=True),
+        container=ContainerPlace(
+            engine=cluster.engine,
+            container_id=cluster.container_id,
+            started_at=pod.uid,
+            running=pod.phase == "running",
+            pod=pod.uid,
+            pod_name=pod.name,
+        ),
+        evidence=("kubectl get pods in " + shown(cluster.name),),
+        confirmed=pod.managed,
+    )
 
 
 def reinspect(place: ContainerPlace, root: str = "/") -> Optional[ContainerPlace]:

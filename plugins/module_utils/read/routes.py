@@ -7,11 +7,13 @@
 
 In order of preference (design.md "Routes into a sandbox"): the root of the container's first
 process; the host directory of a volume or bind mount that holds the state directory; the home of a
-bare OpenClaw; the engine's archive call, for what is stopped or on another machine.
+bare OpenClaw; the engine's archive call, for what is stopped or on another machine; the sandbox's
+own programs (exec), where the operator allows it and nothing else leads in.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Callable, Optional, Sequence
 
 from ..dockerapi import Engine
@@ -106,7 +108,10 @@ def open_sandbox(
     elif "proc" in routes:
         reasons.append("the container is not running")
     if place.pod is not None:
-        raise Unreadable("no route into the pod", where=shown(sandbox.name), cause="; ".join(reasons) or "only proc leads there")
+        if "exec" in routes:
+            return _through_exec(sandbox, place, spool_dir)
+        reasons.append("the exec route is not allowed")
+        raise Unreadable("no route into the pod", where=shown(sandbox.name), cause="; ".join(reasons))
     if "volume" in routes:
         for mount in place.mounts:
             held = _through_mount(sandbox, mount)
@@ -117,6 +122,11 @@ def open_sandbox(
     if "archive" in routes and engine is not None:
         try:
             return _through_archive(sandbox, place, engine, spool_dir)
+        except Unreadable as exc:
+            reasons.append(str(exc))
+    if "exec" in routes and place.running:
+        try:
+            return _through_exec(sandbox, place, spool_dir)
         except Unreadable as exc:
             reasons.append(str(exc))
     raise Unreadable("no route into the sandbox", where=shown(sandbox.name), cause="; ".join(reasons) or "no route is allowed")
@@ -144,6 +154,15 @@ def _through_archive(sandbox: Sandbox, place: ContainerPlace, engine: Engine, sp
     root = ArchiveRoot(engine, place.container_id, running=place.running, spool_dir=spool_dir)
     root.look(at_once=True)
     return HeldSandbox(sandbox, "archive", root, None, None)
+
+
+def _through_exec(sandbox: Sandbox, place: ContainerPlace, spool_dir: Optional[str]) -> HeldSandbox:
+    try:
+        # Imported by name: opted into by an installed release's configuration, it need not travel with the snapshot module (P7).
+        execroute = import_module(".execroute", __package__)
+    except ImportError:
+        raise Unreadable("the exec route is open to the installed release only", next_step="clawmetry snapshot") from None
+    return HeldSandbox(sandbox, "exec", execroute.open_root(place, spool_dir), None, None)
 
 
 def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:

@@ -1,0 +1,150 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Route exec: what is run, and what is believed of a sandbox's own word for its files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clawmetry_sync.dockerexec import _stdout_of
+from clawmetry_sync.errors import Unreadable
+from clawmetry_sync.read import layout
+from clawmetry_sync.read.execroute import ExecRoot, parse_listing
+
+SESSIONS = b"sandbox/.openclaw/agents/main/sessions"
+LISTING = b"""\
+41ed 4096 1795296100 /sandbox/.openclaw/agents/main
+41ed 4096 1795296100 /sandbox/.openclaw/agents/main/sessions
+81a4 8 1795296115 /sandbox/.openclaw/agents/main/sessions/a.jsonl
+a1ff 11 1795296115 /sandbox/.openclaw/agents/main/sessions/link.jsonl
+21b6 0 1795296115 /sandbox/.openclaw/agents/main/sessions/device.jsonl
+81a4 8 1795296115 /sandbox/.openclaw/workspace/MEMORY.md
+81a4 8 1795296115 /sandbox/.openclaw/workspace/memory/2026-11-21.md
+end-of-listing
+"""
+
+
+def test_a_listing_makes_a_tree() -> None:
+    tree = parse_listing(LISTING)
+    assert tree.seen[SESSIONS + b"/a.jsonl"].size == 8 and tree.seen[SESSIONS + b"/a.jsonl"].mtime_ns == 1795296115 * 10**9
+    assert [tree.seen[SESSIONS + b"/" + name].kind for name in (b"a.jsonl", b"link.jsonl", b"device.jsonl")] == ["file", "other", "other"]
+    assert tree.children[b"sandbox/.openclaw"] == (b"agents", b"workspace")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"81a4 8 1 /etc/shadow",
+        b"81a4 8 1 /sandbox/.openclaw/openclaw.json",
+        b"81a4 8 1 /sandbox/.openclaw/agents/main/agent/auth-profiles.json",
+        b"81a4 8 1 /sandbox/.openclaw/agents/../../../etc/openshell/x.jsonl",
+        b"81a4 8 1 /sandbox/.openclaw/agents/main/sessions/../../../openclaw.json",
+        b"81a4 8 1 /sandbox/.openclaw/workspace/../openclaw.json.md/x",
+        b"81a4 -8 1 /sandbox/.openclaw/agents/main/sessions/n.jsonl",
+        b"zz 8 1 /sandbox/.openclaw/agents/main/sessions/n.jsonl",
+        b"81a4 8 1 sandbox/.openclaw/agents/main/sessions/n.jsonl",
+        b"81a4 8 1 /sandbox/.openclaw/agents/main/sessions/n\0.jsonl",
+        b"81a4 99999999999999999999 1 /sandbox/.openclaw/agents/main/sessions/n.jsonl",
+    ],
+)
+def test_a_line_that_names_anything_else_is_passed_over(line: bytes) -> None:
+    assert parse_listing(line + b"\n" + LISTING) == parse_listing(LISTING)
+
+
+def test_below_a_link_there_is_nothing() -> None:
+    tree = parse_listing(b"a1ff 1 1 /sandbox/.openclaw/agents/evil\n81a4 8 1 /sandbox/.openclaw/agents/evil/sessions/x.jsonl\n" + LISTING)
+    assert b"sandbox/.openclaw/agents/evil/sessions/x.jsonl" not in tree.seen
+
+
+def test_a_listing_that_was_cut_is_no_listing() -> None:
+    for data in (b"", LISTING[:-16], b'OCI runtime exec failed: exec: "/bin/sh": no such file\n'):
+        with pytest.raises(Unreadable, match="did not come to its end"):
+            parse_listing(data)
+
+
+@given(st.binary(max_size=400))
+def test_any_output_is_survived(data: bytes) -> None:
+    parse_listing(data + b"\nend-of-listing\n")
+
+
+def test_fixed_commands_and_one_listing_for_a_look() -> None:
+    ran: list[tuple[str, ...]] = []
+
+    @contextlib.contextmanager
+    def run(argv: Sequence[str], timeout_s: float) -> Iterator[Callable[[int], bytes]]:
+        ran.append(tuple(argv))
+        if argv[0] == "/bin/sh":
+            stream = io.BytesIO(LISTING)
+        else:
+            stream = io.BytesIO()
+            with tarfile.open(fileobj=stream, mode="w") as archive:
+                info = tarfile.TarInfo(argv[-1])
+                info.size = 8
+                archive.addfile(info, io.BytesIO(b'{"a":1}\n'))
+            stream.seek(0)
+        yield lambda limit: stream.read(min(limit, 100))
+
+    now = [0.0]
+    root = ExecRoot(run, "x", clock=lambda: now[0])
+    root.look(at_once=True)
+    root.look()
+    assert len(ran) == 1 and ran[0][:2] == ("/bin/sh", "-c") and "mkdir" not in ran[0][2] and ">" not in ran[0][2]
+    (state,) = layout.find_states(root)
+    with root.open_dir(state.agents[0].sessions) as directory:
+        os.close(directory.open_file(b"a.jsonl"))
+    assert ran[1] == ("/bin/tar", "-c", "-f", "-", "-C", "/" + SESSIONS.decode(), "./a.jsonl")
+    root.close()
+
+
+def test_a_look_that_fails_is_repeated_ever_more_seldom() -> None:
+    looks = []
+
+    @contextlib.contextmanager
+    def run(argv: Sequence[str], timeout_s: float) -> Iterator[Callable[[int], bytes]]:
+        looks.append(now[0])
+        yield lambda limit: b""
+
+    now = [0.0]
+    root = ExecRoot(run, "x", clock=lambda: now[0])
+    for second in range(200):
+        now[0] = float(second)
+        with contextlib.suppress(Unreadable):
+            root.look()
+    assert looks == [0.0, 20.0, 60.0, 140.0]
+
+
+def frames(*parts: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes((kind, 0, 0, 0)) + len(data).to_bytes(4, "big") + data for kind, data in parts)
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_only_stdout_of_an_attached_stream(step: int) -> None:
+    stream = io.BytesIO(frames((1, b"one"), (2, b"error" * 100), (1, b""), (1, b" two"), (0, b"x"), (1, b"!")))
+    read = _stdout_of(lambda limit: stream.read(min(limit, step)))
+    data = b""
+    while True:
+        piece = read(2)
+        if not piece:
+            break
+        data += piece
+    assert data == b"one two!"
+
+
+@given(st.binary(max_size=100))
+def test_a_broken_stream_ends(data: bytes) -> None:
+    stream = io.BytesIO(data)
+    read = _stdout_of(stream.read)
+    while read(50):
+        pass
