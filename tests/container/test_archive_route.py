@@ -24,7 +24,7 @@ SESSIONS = STATE + "/agents/main/sessions"
 CANARY = b"canary-of-the-host-archive"
 
 
-def test_a_stopped_sandbox_is_read_through_its_engine_and_left_stopped(
+def test_s17_a_stopped_sandbox_is_read_through_its_engine_and_left_as_it_is(
     ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack
 ) -> None:
     box = cleanup.enter_context(openshell_0_0_72(unique))
@@ -90,7 +90,7 @@ def test_a_running_sandbox_out_of_reach_is_followed(ingest: Ingest, node: MakeNo
     assert ingest.duplicate_events == 0
 
 
-def test_links_devices_and_pipes_in_a_stopped_sandbox_give_nothing(
+def test_s17_links_devices_and_pipes_in_a_stopped_sandbox_give_nothing(
     ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary"
