@@ -87,8 +87,8 @@ class Sandbox:
     """One sandbox as discovery merged it from registry, labels, CLI and /proc.
 
     ``uid`` is its identity for cursors: "docker:<container id>", "podman:<container id>",
-    "podman:<uid>:<container id>" (rootless), "k3s:<container id>:<pod uid>", "bare:<state dir>" or
-    "registry:<gateway>:<name>"; never a name or a label alone.
+    "podman:<uid>:<container id>" (rootless), "k3s:<container id>:<pod uid>", "bare:<state dir>",
+    "openshell:<gateway>:<workspace>:<id>" or "registry:<gateway>:<name>"; never a name or a label alone.
     """
 
     uid: str
@@ -96,7 +96,7 @@ class Sandbox:
     type: str  # nemoclaw | docker | bare
     id: Optional[str] = None  # OpenShell sandbox id, else container id
     status: Optional[str] = None  # running | stopped | ... as the best source says
-    phase_source: Optional[str] = None  # docker | registry | openshell | host
+    phase_source: Optional[str] = None  # docker | registry | openshell | nemoclaw | host
     gateway: Optional[str] = None
     workspace: Optional[str] = None
     agent: Optional[str] = None  # openclaw | hermes | ... ; None = not known
@@ -109,6 +109,22 @@ class Sandbox:
     evidence: tuple[str, ...] = ()
     confirmed: bool = False  # by a label or registry entry of the runtime itself; a readable state directory confirms the rest
     reason: Optional[str] = None  # why something about it is not known or not readable
+    agent_version: Optional[str] = None  # as a registry recorded it; None = no file says so
+    driver: Optional[str] = None  # what OpenShell runs it with: docker | podman | kubernetes | vm
+    messaging: Optional[tuple[str, ...]] = None  # kinds of enabled channels, never their names or ids; None = no file says so
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the architecture on this host: is it there, what is known of it, and what says so.
+
+    ``details`` holds JSON-ready values in the order they are shown; None within them is unknown.
+    """
+
+    name: str
+    present: Optional[bool]
+    details: tuple[tuple[str, object], ...] = ()
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,8 @@ class Discovery:
     runtimes: tuple[Runtime, ...] = ()
     sandboxes: tuple[Sandbox, ...] = ()
     warnings: tuple[str, ...] = ()
+    topology: tuple[Layer, ...] = ()  # from the host's command to the sandbox
+    blueprint: Optional[Layer] = None  # what NemoClaw's installed source asks of the others
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Account:
     uid: Optional[int]
     home: str
     path: str
+    gid: Optional[int] = None  # primary group, None when passwd does not tell
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ def parse_passwd(data: bytes) -> list[tuple[str, int, str]]:
     return found
 
 
+def parse_groups(data: bytes) -> dict[int, int]:
+    """Return the primary group of each uid of a passwd(5) file; the first line of a uid wins."""
+    found: dict[int, int] = {}
+    for line in data.split(b"\n")[:MAX_ACCOUNTS]:
+        parts = line.split(b":")
+        if len(parts) == 7 and all(part.isdigit() and len(part) < 12 for part in parts[2:4]):
+            found.setdefault(int(parts[2]), int(parts[3]))
+    return found
+
+
 def may_read_every_home(root: str, euid: int) -> bool:
     """Root, or a service user that was given CAP_DAC_READ_SEARCH (the daemon's unit does)."""
     if euid == 0:
@@ -80,9 +91,11 @@ def read_accounts(*, root: str, homes: Union[str, Sequence[str]], env: Mapping[s
     ``homes`` is "auto" (every account when we may read them, else our own) or a list of paths.
     """
     listed = []
+    groups: dict[int, int] = {}
     try:
         with open(below(root, "/etc/passwd"), "rb") as passwd:
-            listed = parse_passwd(passwd.read(MAX_PASSWD))
+            data = passwd.read(MAX_PASSWD)
+        listed, groups = parse_passwd(data), parse_groups(data)
     except OSError:
         pass
     complete = bool(listed)
@@ -109,7 +122,7 @@ def read_accounts(*, root: str, homes: Union[str, Sequence[str]], env: Mapping[s
     for name, uid, home in wanted:
         path = below(root, home)
         if home not in found and _is_dir(path):
-            found[home] = Account(name, uid, home, path)
+            found[home] = Account(name, uid, home, path, groups.get(uid) if uid is not None else None)
     return Accounts(tuple(found.values()), complete)
 
 

@@ -5,7 +5,7 @@
 
 """Where a runtime's binary is, and what it says its version is; remembered for a minute.
 
-Runs nothing but ``<binary> --version``, and only a binary that nobody but root and ourselves can
+Runs nothing but ``<binary> --version``, once an hour and file, and only a binary that nobody but root and ourselves can
 have put there: a user's own file in ~/.local/bin would be that user's code run with our rights.
 """
 
@@ -23,6 +23,8 @@ from ..errors import ClawmetryError
 from .accounts import Account, below
 
 RECHECK_S = 60.0
+REASK_S = 3600.0
+MAX_KEPT = 256  # keys may name pids, which change
 VERSION_TIMEOUT_S = 5.0
 VERSION_CAP = 64 * 1024
 SYSTEM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin", "/opt/homebrew/bin")
@@ -57,6 +59,7 @@ class Lookups:
         self._euid = euid
         self._clock = clock
         self._kept: dict[str, tuple[float, Any]] = {}
+        self._versions: dict[tuple[object, ...], tuple[float, tuple[Optional[str], tuple[str, ...]]]] = {}
 
     def kept(self, key: str, make: Callable[[], T]) -> T:
         """Return make(), or what it returned less than RECHECK_S ago under KEY."""
@@ -64,19 +67,28 @@ class Lookups:
         held = self._kept.get(key)
         if held is None or not 0 <= now - held[0] < RECHECK_S:
             held = (now, make())
+            if len(self._kept) >= MAX_KEPT:
+                self._kept = {name: one for name, one in self._kept.items() if now - one[0] < RECHECK_S}
             self._kept[key] = held
         answer: T = held[1]
         return answer
 
     def binary(self, name: str, accounts: Sequence[Account] = (), *, ask_version: bool = True) -> Optional[Binary]:
         """Return the first NAME in the system's directories, then in the homes' own; None when there is none."""
-        return self.kept("binary " + name, lambda: self._find(name, accounts, ask_version))
+        return self.kept("binary " + name, lambda: self._first(self._places(name, accounts), ask_version))
 
-    def _find(self, name: str, accounts: Sequence[Account], ask_version: bool) -> Optional[Binary]:
+    def _places(self, name: str, accounts: Sequence[Account]) -> list[tuple[str, Optional[str]]]:
         places: list[tuple[str, Optional[str]]] = [(directory + "/" + name, None) for directory in SYSTEM_DIRS]
         for account in accounts:
             places.append((account.home + "/.local/bin/" + name, account.name))
             places.extend((path + "/" + name, account.name) for path in self._node_dirs(account))
+        return places
+
+    def binary_for(self, name: str, account: Account) -> Optional[Binary]:
+        """Return the NAME that ACCOUNT itself would run, the system's or its own; its version is not asked."""
+        return self.kept("binary %s for %s" % (name, account.home), lambda: self._first(self._places(name, [account]), False))
+
+    def _first(self, places: Sequence[tuple[str, Optional[str]]], ask_version: bool) -> Optional[Binary]:
         for path, user in places:
             real = below(self.root, path)
             try:
@@ -99,9 +111,23 @@ class Lookups:
 
     def _version(self, path: str) -> tuple[Optional[str], tuple[str, ...]]:
         real = os.path.realpath(path)
-        # Both ends: a link in a user's directory would let that user choose which of root's programs we start.
-        if not (self._trusted(os.path.abspath(path)) and self._trusted(real)):
+        if not self.trusted(path, self._euid):
             return None, ("version not asked: the file is not owned by root or by us",)
+        try:
+            seen = os.stat(real)
+        except OSError:
+            return None, ("version unknown: the file is gone",)
+        # A Node program takes up to a second of CPU to say its version: the same file is asked once.
+        key = (real, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+        # Not for ever: a shim stays what it is when the program behind it is upgraded.
+        now = self._clock()
+        held = self._versions.get(key)
+        if held is None or held[1][0] is None or now - held[0] >= REASK_S:
+            held = (now, self._ask_version(real))
+            self._versions[key] = held
+        return held[1]
+
+    def _ask_version(self, real: str) -> tuple[Optional[str], tuple[str, ...]]:
         try:
             answer = self._runner([real, "--version"], timeout_s=VERSION_TIMEOUT_S, output_cap=VERSION_CAP)
         except ClawmetryError as exc:
@@ -109,14 +135,20 @@ class Lookups:
         version = parse_version(answer.stdout) if answer.rc == 0 else None
         return version, () if version else ("version unknown: --version ended with rc %d" % answer.rc,)
 
-    def _trusted(self, path: str) -> bool:
-        """May nobody but root and ourselves have written PATH, or swapped it in one of its directories?"""
+    def trusted(self, path: str, uid: int) -> bool:
+        """May nobody but root and UID have written PATH, or what it links to, or swapped it in one of its directories?
+
+        Both ends count: a link in a user's directory would let that user choose which of root's programs is started.
+        """
+        return self._unswappable(os.path.abspath(path), uid) and self._unswappable(os.path.realpath(path), uid)
+
+    def _unswappable(self, path: str, uid: int) -> bool:
         while True:
             try:
                 seen = os.lstat(path)
             except OSError:
                 return False
-            if seen.st_uid not in (0, self._euid):
+            if seen.st_uid not in (0, uid):
                 return False
             # A link's mode says nothing; a sticky directory (/tmp) lets others add files but not replace ours.
             if seen.st_mode & 0o002 and not (stat.S_ISLNK(seen.st_mode) or seen.st_mode & stat.S_ISVTX):

@@ -29,7 +29,8 @@ from .names import clean
 MAX_REGISTRY_BYTES = 16 * 1024 * 1024
 MAX_ROOTS = 256
 MAX_GATEWAY_ENTRIES = 1024
-MAX_ENTRIES = 10_000
+# No host runs that many; a longer registry was made to wear its reader out, and none of it is taken.
+MAX_ENTRIES = 1000
 MAX_POLICIES = 200
 RETRY_AFTER_S = 0.05
 DEFAULT_PORT = 8080
@@ -38,6 +39,10 @@ _FILE = b"sandboxes.json"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _PORT = re.compile(rb"\d{1,5}")
 _GATEWAY = re.compile(r"nemoclaw(?:-\d{1,5})?")
+# Channels by kind only; one that is not in this list is "other", since its name may be somebody's own.
+_CHANNELS = frozenset(
+    ("telegram", "discord", "slack", "whatsapp", "wechat", "weixin", "teams", "signal", "imessage", "matrix", "googlechat", "line", "irc")
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Entry:
     policies: Optional[tuple[str, ...]]
     gateway: Optional[str]
     created_at: Optional[str] = None
+    agent_version: Optional[str] = None
+    driver: Optional[str] = None
+    openshell_version: Optional[str] = None
+    messaging: Optional[tuple[str, ...]] = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,25 @@ def _policies(value: object) -> Optional[tuple[str, ...]]:
     return tuple(name for name in (clean(item, 100) for item in value[:MAX_POLICIES]) if name is not None)
 
 
+def _messaging(value: object) -> Optional[tuple[str, ...]]:
+    """Return the kinds of the active channels of ``{"plan": {"channels": [{"channelId": "telegram", "active": true}]}}``.
+
+    Tokens, ids and allow-lists beside them are never looked at. None when the entry has no plan.
+    """
+    plan = value.get("plan") if isinstance(value, dict) else None
+    channels = plan.get("channels") if isinstance(plan, dict) else None
+    if not isinstance(plan, dict) or not isinstance(channels, list):
+        return None
+    disabled = plan.get("disabledChannels")
+    off = [item for item in disabled if isinstance(item, str)] if isinstance(disabled, list) else []
+    kinds = set()
+    for channel in channels[:100]:
+        kind = channel.get("channelId") if isinstance(channel, dict) else None
+        if isinstance(kind, str) and channel.get("active") is True and channel.get("disabled") is not True and kind not in off:
+            kinds.add(kind if kind in _CHANNELS else "other")
+    return tuple(sorted(kinds))
+
+
 def parse_registry(data: bytes, root_port: int = DEFAULT_PORT) -> Registry:
     """Parse ``{"sandboxes": {"my-assistant": {"name": "my-assistant", …}}, "defaultSandbox": "my-assistant"}``.
 
@@ -108,8 +136,10 @@ def parse_registry(data: bytes, root_port: int = DEFAULT_PORT) -> Registry:
     listed = document.get("sandboxes", {})
     if not isinstance(listed, dict):
         raise ValueError('"sandboxes" is not an object')
+    if len(listed) > MAX_ENTRIES:
+        raise ValueError("%d entries, and no more than %d are believed" % (len(listed), MAX_ENTRIES))
     entries, skipped = [], []
-    for key, value in list(listed.items())[:MAX_ENTRIES]:
+    for key, value in listed.items():
         if not isinstance(value, dict):
             skipped.append("%s: not an object" % shown(key, 80))
         elif not _NAME.fullmatch(key):
@@ -125,6 +155,10 @@ def parse_registry(data: bytes, root_port: int = DEFAULT_PORT) -> Registry:
                     policies=_policies(value.get("policies")),
                     gateway=gateway_of(value, root_port),
                     created_at=clean(value.get("createdAt"), 64),
+                    agent_version=clean(value.get("agentVersion"), 64),
+                    driver=clean(value.get("openshellDriver"), 32),
+                    openshell_version=clean(value.get("openshellVersion"), 64),
+                    messaging=_messaging(value.get("messaging")),
                 )
             )
     default = document.get("defaultSandbox")
@@ -239,50 +273,74 @@ def merge(
 ) -> tuple[list[Sandbox], list[str]]:
     """Return one row per sandbox, and warnings: a registry entry joins the one container labelled with its name.
 
-    One entry and one confirmed container of that name are the same sandbox; anything less clear
-    stays apart, so that a forged label gains no other sandbox's identity. ``pods_in`` names
-    OpenShell's k3s containers, where the oldest sandboxes run as pods.
+    One entry and one confirmed container of that name, in the same gateway where both tell it, are the
+    same sandbox; anything less clear stays apart, so that a forged label gains no other sandbox's
+    identity. ``pods_in`` names OpenShell's k3s containers, where the oldest sandboxes run as pods.
     """
     entries = [(found, entry) for found in registries if found.registry for entry in found.registry.entries]
-    # Counted by name alone for a container, which does not say its gateway; with the gateway for a pod, which does.
-    alike: dict[tuple[str, Optional[str]], int] = {}
-    for _found, entry in entries:
-        for gateway in (None, entry.gateway) if entry.gateway else (None,):
-            alike[entry.name, gateway] = alike.get((entry.name, gateway), 0) + 1
     boxes = {box.uid: box for box in containers}
+    named: dict[str, list[Sandbox]] = {}
+    for box in containers:
+        if box.confirmed and box.type == "nemoclaw":
+            named.setdefault(box.name, []).append(box)
+    claims: dict[str, int] = {}
+    for _found, entry in entries:
+        for box in named.get(entry.name, ()):
+            claims[box.uid] = claims.get(box.uid, 0) + _may_be(entry, box)
     warnings: list[str] = []
     only_registered: list[Sandbox] = []
     for found, entry in entries:
-        matches = [
-            box
-            for box in containers
-            if box.confirmed and box.type == "nemoclaw" and box.name == entry.name and box.gateway in (None, entry.gateway)
-        ]
-        rivals = alike[entry.name, matches[0].gateway if matches else None]
-        if len(matches) == 1 and rivals == 1:
+        matches = [box for box in named.get(entry.name, ()) if _may_be(entry, box)]
+        if len(matches) == 1 and claims[matches[0].uid] == 1:
             boxes[matches[0].uid] = _joined(matches[0], entry, found)
             continue
         reason = "registry entry without a running container seen"
         if not engine_answered:
             reason = "registry entry; the container engine could not be asked"
         if matches:
+            rivals = max(claims[box.uid] for box in matches)
             reason = "%d containers and %d registry entries share this name; not joined" % (len(matches), rivals)
             warnings.append("%s: %s" % (entry.name, reason))
+        elif named.get(entry.name):
+            reason += "; a container of this name belongs to gateway %s" % shown(named[entry.name][0].gateway)
         elif pods_in:
             reason += "; it may be a pod inside " + pods_in[0]
         only_registered.append(_registered(entry, found, reason))
     return list(boxes.values()) + _unique(only_registered), warnings
 
 
+def _may_be(entry: Entry, box: Sandbox) -> bool:
+    return box.gateway is None or entry.gateway is None or box.gateway == entry.gateway
+
+
 def _joined(box: Sandbox, entry: Entry, found: Found) -> Sandbox:
+    """The runtime's word on what runs, the registry's on what it was made for.
+
+    The gateway's live route is the default sandbox's; the others keep what was recorded for them. Where the
+    two differ, the one that was not taken is evidence.
+    """
+    live, recorded, security = box.inference, entry.inference, box.security
+    is_default = found.registry is not None and found.registry.default == entry.name
+    first, second = (live, recorded) if is_default else (recorded, live)
+    inference = Inference(first.provider or second.provider, first.model or second.model)
+    evidence = ["registry " + found.path]
+    if second != Inference() and inference != second:
+        evidence.append("%s says %s" % ("registry" if is_default else "the gateway's route", _route(second)))
     return replace(
         box,
         agent=entry.agent,
-        gateway=entry.gateway,
-        inference=entry.inference,
-        security=replace(box.security, policies=entry.policies),
-        evidence=box.evidence + ("registry " + found.path,),
+        gateway=entry.gateway or box.gateway,
+        inference=inference,
+        security=replace(security, policies=security.policies if entry.policies is None else entry.policies),
+        evidence=box.evidence + tuple(evidence),
+        agent_version=entry.agent_version,
+        driver=entry.driver,
+        messaging=entry.messaging,
     )
+
+
+def _route(inference: Inference) -> str:
+    return "%s / %s" % (inference.provider or "unknown", inference.model or "unknown")
 
 
 def _registered(entry: Entry, found: Found, reason: str) -> Sandbox:
@@ -298,6 +356,9 @@ def _registered(entry: Entry, found: Found, reason: str) -> Sandbox:
         evidence=("registry " + found.path,),
         confirmed=True,
         reason=reason,
+        agent_version=entry.agent_version,
+        driver=entry.driver,
+        messaging=entry.messaging,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from clawmetry_sync.discover.accounts import Account
-from clawmetry_sync.discover.binaries import RECHECK_S, Lookups, parse_version
+from clawmetry_sync.discover.binaries import REASK_S, RECHECK_S, Lookups, parse_version
 from clawmetry_sync.errors import CommandError
 from clawmetry_sync.run import Result
 
@@ -57,7 +57,7 @@ def lookups(host: Path, runner: Any, clock: Any = lambda: 0.0) -> Lookups:
     return Lookups(root=str(host), runner=runner, euid=os.geteuid(), clock=clock)
 
 
-def test_binary_and_version_are_looked_up_once_a_minute(tmp_path: Path) -> None:
+def test_version_is_asked_once_an_hour_or_when_the_file_changes(tmp_path: Path) -> None:
     now, runner = [0.0], Runner()
     put_binary(tmp_path, "usr/bin/openshell")
     looks = lookups(tmp_path, runner, lambda: now[0])
@@ -66,7 +66,14 @@ def test_binary_and_version_are_looked_up_once_a_minute(tmp_path: Path) -> None:
         assert found is not None and found.version == "0.0.72" and found.path == "/usr/bin/openshell"
     now[0] = RECHECK_S
     looks.binary("openshell")
+    assert runner.asked == 1
+    put_binary(tmp_path, "usr/bin/openshell").write_text("#!/bin/sh\n# upgraded\n")
+    now[0] += RECHECK_S
+    looks.binary("openshell")
     assert runner.asked == 2
+    now[0] += REASK_S
+    looks.binary("openshell")
+    assert runner.asked == 3
 
 
 def test_binary_in_a_node_version_s_directory_is_found(tmp_path: Path) -> None:
