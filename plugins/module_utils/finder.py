@@ -44,6 +44,7 @@ class Finder:
             only=settings.only,
             env=dict(settings.environment),
             may_exec="exec" in settings.routes,
+            quick_start=True,
         )
         self._held: dict[str, HeldSandbox] = {}
         self._lock = threading.Lock()

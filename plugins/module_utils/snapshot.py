@@ -16,7 +16,7 @@ import datetime
 from typing import Any, Mapping, Optional, Sequence
 
 from .hostinfo import HostInfo, Usage
-from .model import Discovery, Runtime, Sandbox, Survey
+from .model import Discovery, Layer, Runtime, Sandbox, Survey
 
 SCHEMA_VERSION = 1
 METADATA_KEYS = (
@@ -29,6 +29,9 @@ METADATA_KEYS = (
     "security.network_policy",
 )
 MAX_MEMORY_FILES = 500
+# Facts stay small: a few words on where a sandbox's row comes from, and on what contradicted it.
+MAX_EVIDENCE = 6
+MAX_EVIDENCE_CHARS = 160
 _GIB = 1024.0**3
 
 
@@ -69,6 +72,8 @@ def facts(host: HostInfo, discovery: Discovery, surveys: Mapping[str, Survey], s
         "deployment": {"mode": "sandbox" if host.in_sandbox else "host", "recommended": "host", "warnings": warnings},
         "sandboxes": [_sandbox(box, surveys.get(box.uid), is_default=box is default) for box in boxes],
         "metadata": metadata(default),
+        "topology": {layer.name: _layer(layer) for layer in discovery.topology},
+        "blueprint": _layer(discovery.blueprint) if discovery.blueprint is not None else None,
     }
     if sync is not None:
         result["sync"] = dict(sync)
@@ -101,6 +106,14 @@ def _runtime(runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def _layer(layer: Layer) -> dict[str, Any]:
+    return {"present": layer.present, **dict(layer.details), "evidence": _short(layer.evidence)}
+
+
+def _short(evidence: Sequence[str]) -> list[str]:
+    return [text if len(text) <= MAX_EVIDENCE_CHARS else text[: MAX_EVIDENCE_CHARS - 3] + "..." for text in evidence[:MAX_EVIDENCE]]
+
+
 def _sandbox(box: Sandbox, survey: Optional[Survey], *, is_default: bool) -> dict[str, Any]:
     policies = box.security.policies
     reasons = [text for text in (box.reason, survey.reason if survey else None) if text]
@@ -116,6 +129,9 @@ def _sandbox(box: Sandbox, survey: Optional[Survey], *, is_default: bool) -> dic
         "workspace": box.workspace,
         # Whoever has an OpenClaw state directory runs OpenClaw, even if no registry says so.
         "agent": box.agent or ("openclaw" if has_state(survey) else None),
+        "agent_version": box.agent_version,
+        "driver": box.driver,
+        "messaging": None if box.messaging is None else list(box.messaging),
         "image": box.image,
         "default": is_default,
         "inference": {"provider": box.inference.provider, "model": box.inference.model},
@@ -130,6 +146,7 @@ def _sandbox(box: Sandbox, survey: Optional[Survey], *, is_default: bool) -> dic
         "route": survey.route if survey else None,
         "readable": survey.readable if survey else None,
         "reason": "; ".join(dict.fromkeys(reasons)) or None,
+        "evidence": _short(box.evidence),
     }
 
 

@@ -31,6 +31,7 @@ HOST = HostInfo("build-07", "linux", "Linux", "6.1.0", "x86_64", "3.11.7", "ab" 
 SANDBOX_KEYS = {
     "name", "id", "type", "status", "phase_source", "gateway", "workspace", "agent", "image", "default",
     "inference", "security", "store", "agents", "sessions", "route", "readable", "reason",
+    "agent_version", "driver", "messaging", "evidence",
 }  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def facts(*boxes: Sandbox, surveys: Any = None, host: HostInfo = HOST, **options
 def test_shape_of_the_facts() -> None:
     box = shell(default=True)
     result = facts(box, BARE, surveys={box.uid: READ})
-    assert set(result) == {"schema_version", "node", "runtimes", "deployment", "sandboxes", "metadata"}
+    assert set(result) == {"schema_version", "node", "runtimes", "deployment", "sandboxes", "metadata", "topology", "blueprint"}
     assert result["schema_version"] == 1
     assert result["node"] == {"id": "build-07", "hostname": "build-07", "os": "linux", "arch": "x86_64", "machine_id_hash": "ab" * 32}
     assert list(result["runtimes"]) == list(RUNTIMES)

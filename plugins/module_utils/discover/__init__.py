@@ -5,9 +5,10 @@
 
 """What is on this host: the runtimes, with the evidence seen, and every sandbox, each once.
 
-One file per runtime; here they meet. Reads only, runs nothing but ``<binary> --version``, and never
-raises: a runtime that fails becomes "unknown" with the reason. Cheap enough for every few seconds
-when a Discoverer is kept: what did not change is neither read nor asked again.
+One file per runtime; here they meet. Reads only, runs nothing but ``<binary> --version`` and the
+reading verbs of a user's own ``openshell`` (openshellcli.READS; with ``deep`` also NemoClaw's), and
+never raises: a runtime that fails becomes "unknown" with the reason. Cheap enough for every few
+seconds when a Discoverer is kept: what did not change is neither read nor asked again.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Callable, Mapping, Optional, Sequence, TypeVar, Union
 from .. import run
 from ..dockerapi import DEFAULT_HOST, Engine
 from ..errors import shown
-from ..model import RUNTIMES, Discovery, Runtime, Sandbox
-from . import docker, k3s, nemoclaw, openclaw, openshell, podman
+from ..model import RUNTIMES, Discovery, Layer, Runtime, Sandbox
+from . import docker, k3s, merging, nemoclaw, nemoclawcli, openclaw, openshell, openshellcli, podman, topology
 from .accounts import Accounts, below, read_accounts
 from .binaries import Lookups
 
@@ -39,7 +40,8 @@ class Discoverer:
 
     ``enabled``: which of model.RUNTIMES to look for. ``homes``: "auto" or the homes to look into.
     ``only``: NEMOCLAW_SANDBOX, a sandbox's name or id. ``env``: OPENCLAW_* and HOME. ``root``: a
-    prefix for every path of the host, the engine's socket included. ``deep`` asks no runtime for more yet.
+    prefix for every path of the host, the engine's socket included. ``deep`` also asks NemoClaw's CLI, whose
+    verbs are not free of side effects. ``quick_start`` leaves the CLIs out of the first pass, which they could hold up.
     ``may_exec``: the operator allows route exec, so kubectl may be run in OpenShell's k3s container.
     """
 
@@ -57,6 +59,7 @@ class Discoverer:
         runner: run.Runner = run.run,
         deep: bool = False,
         may_exec: bool = False,
+        quick_start: bool = False,
     ) -> None:
         self._enabled = frozenset(enabled)
         self._homes = homes
@@ -65,8 +68,8 @@ class Discoverer:
         self._only = only or None
         self._env = dict(env or {})
         self._root = root
-        self._deep = deep
         self._euid = os.geteuid()
+        self._hurry = quick_start
         self._lookups = Lookups(root=root, runner=runner, euid=self._euid)
         scheme, separator, path = docker_host.partition("://")
         self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
@@ -74,6 +77,8 @@ class Discoverer:
         self._podmans = podman.Engines(root, self._engine, self._only, self._euid)
         self._pods = k3s.Pods(root, _kubectl() if may_exec else None)
         self._registries = nemoclaw.Registries()
+        self._cli = openshellcli.Cli(self._lookups, runner, euid=self._euid)
+        self._deep = nemoclawcli.Deep(self._lookups, runner, euid=self._euid) if deep else None
 
     def discover(self) -> Discovery:
         """Return what is here now. Never raises; what failed is a warning and an unknown runtime."""
@@ -98,13 +103,56 @@ class Discoverer:
                 "openclaw", (bare, trouble), warnings, lambda: openclaw.find(accounts.known, self._env, self._root)
             )
             warnings += trouble
-        pods_in = k3s.cluster_containers(containers.gateways)
-        boxes, trouble = nemoclaw.merge(containers.sandboxes, registries, pods_in=pods_in, engine_answered=containers.error is None)
-        warnings += trouble
+        answers: tuple[openshellcli.Answer, ...] = ()
+        if "openshell" in self._enabled and not self._hurry:
+            labelled = frozenset(box.name for box in containers.sandboxes if box.confirmed)
+            trouble = []
+            answers, trouble = self._guarded("openshell", (answers, trouble), warnings, lambda: self._cli.ask(accounts.known, labelled))
+            warnings += trouble
+        self._hurry = False
+        boxes = self._guarded(
+            "sandboxes", list(containers.sandboxes), warnings, lambda: self._merged(accounts, containers, registries, answers, warnings)
+        )
         chosen = self._chosen(boxes + bare, warnings)
         runtimes = self._runtimes(accounts, containers, registries, boxes, bare, warnings)
+        client = next((answer.client for answer in answers if answer.client), None)
+        # A user's own binary is asked for its version as that user, when its gateways are.
+        runtimes = tuple(replace(row, version=row.version or client) if row.name == "openshell" else row for row in runtimes)
         marked = tuple(_with_default(chosen, nemoclaw.defaults(registries)))
-        return Discovery(runtimes, marked, tuple(dict.fromkeys(warnings)))
+        view = topology.View(
+            lookups=self._lookups,
+            accounts=accounts,
+            runtimes={row.name: row for row in runtimes},
+            containers=containers,
+            registries=registries,
+            answers=answers,
+            boxes=boxes + bare,
+        )
+        no_layers: tuple[Layer, ...] = ()
+        layers = self._guarded("topology", no_layers, warnings, lambda: topology.layers(view))
+        asked: Optional[Layer] = self._guarded("blueprint", None, warnings, lambda: topology.blueprint(view))
+        return Discovery(runtimes, marked, tuple(dict.fromkeys(warnings)), layers, asked)
+
+    def _merged(
+        self,
+        accounts: Accounts,
+        containers: docker.Containers,
+        registries: Sequence[nemoclaw.Found],
+        answers: Sequence[openshellcli.Answer],
+        warnings: list[str],
+    ) -> list[Sandbox]:
+        """One row per sandbox: containers get what their gateway tells, then their registry entry; what is left are rows of their own."""
+        joined, left, trouble = merging.join(containers.sandboxes, answers)
+        warnings += trouble
+        pods_in = k3s.cluster_containers(containers.gateways)
+        boxes, trouble = nemoclaw.merge(joined, registries, pods_in=pods_in, engine_answered=containers.error is None)
+        boxes = merging.add(boxes, left)
+        warnings += trouble
+        if self._deep is not None and "nemoclaw" in self._enabled:
+            told, trouble = self._deep.ask(accounts.known, registries)
+            boxes = nemoclawcli.apply(boxes, told)
+            warnings += trouble
+        return boxes
 
     def _containers(self) -> docker.Containers:
         """Ask the engine; where plain Docker was not asked for, keep what carries OpenShell's labels only."""

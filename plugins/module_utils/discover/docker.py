@@ -47,6 +47,7 @@ class Row:
     state: str
     uptime: str
     labels: Mapping[str, str]
+    ports: tuple[int, ...] = ()  # published on the host
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Containers:
 
     sandboxes: tuple[Sandbox, ...] = ()
     gateways: tuple[str, ...] = ()
+    gateway_rows: tuple[Row, ...] = ()  # the same containers, as they were listed
+    companions: int = 0  # supervisors of 0.1.x beside their workloads
     clusters: tuple[k3s.Cluster, ...] = ()
     version: Optional[str] = None
     podman: bool = False
@@ -102,7 +105,14 @@ def parse_row(row: Mapping[str, Any]) -> Optional[Row]:
         state=_text(row.get("State")),
         uptime=_text(row.get("Status")),
         labels=_labels(row.get("Labels")),
+        ports=_ports(row.get("Ports")),
     )
+
+
+def _ports(listed: object) -> tuple[int, ...]:
+    """Return the published ports of ``[{"PrivatePort": 30051, "PublicPort": 8080, "Type": "tcp"}]``, each once."""
+    found = [field(port, "PublicPort") for port in (listed[:MAX_MOUNTS] if isinstance(listed, list) else [])]
+    return tuple(sorted({port for port in found if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536}))
 
 
 def parse_detail(answer: Mapping[str, Any]) -> Detail:
@@ -258,8 +268,8 @@ class Finder:
         warnings = []
         if len(answer) > MAX_CONTAINERS:
             warnings.append("only the first %d of %d containers were looked at" % (MAX_CONTAINERS, len(answer)))
-        gateways = []
-        clusters = []
+        gateways: list[Row] = []
+        clusters: list[k3s.Cluster] = []
         found: list[tuple[Sandbox, Optional[Detail]]] = []
         kept: dict[str, tuple[tuple[str, str], Detail]] = {}
         for row in filter(None, map(parse_row, answer[:MAX_CONTAINERS])):
@@ -267,9 +277,10 @@ class Finder:
             if not reasons:
                 continue
             if openshell.is_infrastructure(row.name, row.image, openshell.parse_labels(row.labels)):
-                gateways.append(clean(row.name) or row.container_id[:12])
+                gateways.append(row)
                 if row.name.startswith(k3s.CLUSTER_PREFIX):
-                    clusters.append(k3s.Cluster(gateways[-1], row.container_id, self.engine.host, row.state == "running"))
+                    name = clean(row.name) or row.container_id[:12]
+                    clusters.append(k3s.Cluster(name, row.container_id, self.engine.host, row.state == "running"))
                 continue
             try:
                 detail = self._inspect(row)
@@ -282,7 +293,15 @@ class Finder:
                 warnings.append("container %s %s" % (shown(row.name), why))
                 found.append((self._sandbox(row, None, reasons, why), None))
         self._details = kept
-        return Containers(tuple(without_companions(found)), tuple(gateways), tuple(clusters), warnings=tuple(warnings))
+        boxes = tuple(without_companions(found))
+        return Containers(
+            sandboxes=boxes,
+            gateways=tuple(clean(row.name) or row.container_id[:12] for row in gateways),
+            gateway_rows=tuple(gateways),
+            companions=len(found) - len(boxes),
+            clusters=tuple(clusters),
+            warnings=tuple(warnings),
+        )
 
     def _sandbox(self, row: Row, detail: Optional[Detail], reasons: tuple[str, ...], reason: Optional[str] = None) -> Sandbox:
         return to_sandbox(row, detail, engine=self.engine.host, reasons=reasons, reason=reason, prefix=self._prefix, owner=self._owner)

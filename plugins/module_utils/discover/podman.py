@@ -81,6 +81,8 @@ class Engines:
                 containers,
                 sandboxes=containers.sandboxes + answer.sandboxes,
                 gateways=containers.gateways + answer.gateways,
+                gateway_rows=containers.gateway_rows + answer.gateway_rows,
+                companions=containers.companions + answer.companions,
                 # A rootless cluster's pods are processes of ours to see as well, but of its user's to name.
                 clusters=containers.clusters + (answer.clusters if socket.owner is None else ()),
                 warnings=containers.warnings + answer.warnings,
