@@ -17,6 +17,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Callable, Mapping, Optional, Sequence
@@ -27,7 +28,7 @@ from ..model import Inference
 from ..read.opener import HeldDir
 from . import openshelltext as text
 from .accounts import Account, below
-from .binaries import Lookups, parse_version
+from .binaries import REASK_S, Lookups, parse_version
 from .names import clean
 
 LIST_EVERY_S = 60.0
@@ -139,7 +140,8 @@ def registrations(account: Account, root: str = "/") -> tuple[Registration, ...]
                     with top.open_dir(b".config/" + rest) as held:
                         active = _registered(held, found) or active
                 else:
-                    active = active or _registered(top, found)
+                    systems = _registered(top, found)
+                    active = active or systems
         except FileNotFoundError:
             continue
         except Unreadable as exc:
@@ -178,6 +180,7 @@ class Cli:
         self._euid = euid
         self._clock = clock
         self._answers: dict[tuple[str, str], Answer] = {}
+        self._versions: dict[tuple[object, ...], tuple[float, tuple[int, ...]]] = {}
         self._deadline = 0.0
 
     def ask(self, accounts: Sequence[Account], labelled: frozenset[str] = frozenset()) -> tuple[tuple[Answer, ...], list[str]]:
@@ -229,13 +232,27 @@ class Cli:
             return None, "binary %s: others may write it, so it is not run" % shown(binary.path)
         dropped = (uid, account.gid) if uid != self._euid else (None, None)
         seat = Seat(account, os.path.realpath(real), os.path.dirname(real), (), *dropped)
-        key = "openshell version of %s by %s" % (seat.path, uid)
-        return replace(seat, version=self._lookups.kept(key, lambda: self._version(seat))), ""
+        return replace(seat, version=self._version(seat)), ""
 
     def _version(self, seat: Seat) -> tuple[int, ...]:
+        """Return the version's numbers, () when it cannot be told; asked once an hour, or when the file changes."""
+        try:
+            seen = os.stat(seat.path)
+        except OSError:
+            return ()
+        key = (seat.path, seat.uid, seen.st_dev, seen.st_ino, seen.st_mtime_ns)
+        held = self._versions.get(key)
+        if held is None or self._clock() - held[0] >= REASK_S:
+            if len(self._versions) > 4 * MAX_SEATS:
+                self._versions.clear()
+            held = (self._clock(), self._ask_version(seat))
+            self._versions[key] = held
+        return held[1]
+
+    def _ask_version(self, seat: Seat) -> tuple[int, ...]:
         try:
             said = parse_version(self._run(seat, ("--version",)).stdout) or ""
-        except CommandError:
+        except (CommandError, _Failed):
             return ()
         numbers = re.match(r"\d+(?:\.\d+)*", said)
         return tuple(int(part) for part in numbers.group(0).split(".")) if numbers else ()
@@ -291,10 +308,13 @@ class Cli:
                     detailed_at=now,
                 )
             left = MAX_DETAILS
+            names = Counter((told.listed.workspace, told.listed.name) for told in answer.sandboxes or ())
             done: list[Told] = []
             for told in answer.sandboxes or ():
                 old = told.policy is None or now - told.asked_at >= DETAILS_EVERY_S
-                if left and old and _OPERAND.fullmatch(told.listed.name):
+                # A name that was cleaned or is there twice would ask for another sandbox.
+                alone = names[told.listed.workspace, told.listed.name] == 1 and told.listed.exact
+                if left and old and alone and _OPERAND.fullmatch(told.listed.name):
                     left -= 1
                     told = self._told(seat, gateway, told, labelled)
                 done.append(told)

@@ -60,6 +60,7 @@ class Listed:
     id: Optional[str] = None
     workspace: Optional[str] = None
     policy_version: Optional[int] = None
+    exact: bool = True  # False: the gateway's name holds what we do not show
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,8 @@ def _row(item: object) -> Optional[Listed]:
     if name is None:
         return None
     version = _whole(item.get("current_policy_version"))
-    return Listed(name, clean(item.get("phase"), 32), clean(item.get("id")), clean(item.get("workspace")), version)
+    exact = name == item.get("name")
+    return Listed(name, clean(item.get("phase"), 32), clean(item.get("id")), clean(item.get("workspace")), version, exact)
 
 
 def _whole(value: object) -> Optional[int]:
