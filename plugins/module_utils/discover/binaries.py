@@ -6,7 +6,8 @@
 """Where a runtime's binary is, and what it says its version is; remembered for a minute.
 
 Runs nothing but ``<binary> --version``, once an hour and file, and only a binary that nobody but root and ourselves can
-have put there: a user's own file in ~/.local/bin would be that user's code run with our rights.
+have put there: a user's own file in ~/.local/bin would be that user's code run with our rights, so
+root asks it as that user.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import stat
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence, TypeVar
+from typing import Any, Callable, Mapping, Optional, Sequence, TypeVar
 
 from .. import run
 from ..errors import ClawmetryError
@@ -32,6 +33,7 @@ _VERSION = re.compile(r"\bv?(\d{1,9}(?:\.\d{1,9}){1,3}(?:[-+.][0-9A-Za-z.-]{1,40
 _MAX_NODE_VERSIONS = 50
 
 T = TypeVar("T")
+_Place = tuple[str, Optional[Account]]  # a path, and in whose home it lies
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,22 @@ def parse_version(output: bytes) -> Optional[str]:
     """Return the version in ``nemoclaw v0.1.0`` or ``openshell 0.0.111``, None when there is none."""
     match = _VERSION.search(output[:4096].decode("ascii", "replace"))
     return match.group(1) if match else None
+
+
+def environment(account: Account, program: str, bin_dir: str) -> Mapping[str, str]:
+    """Return what a CLI of ACCOUNT needs to find that account's configuration and, for a Node program, its Node."""
+    found = {
+        "HOME": account.path,
+        "XDG_CONFIG_HOME": account.path + "/.config",
+        "XDG_STATE_HOME": account.path + "/.local/state",
+        "XDG_DATA_HOME": account.path + "/.local/share",
+        "XDG_CACHE_HOME": account.path + "/.cache",
+        "NO_COLOR": "1",
+        "PATH": "%s:%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" % (bin_dir, os.path.dirname(program)),
+    }
+    if account.name is not None:
+        found.update(USER=account.name, LOGNAME=account.name)
+    return found
 
 
 class Lookups:
@@ -77,27 +95,27 @@ class Lookups:
         """Return the first NAME in the system's directories, then in the homes' own; None when there is none."""
         return self.kept("binary " + name, lambda: self._first(self._places(name, accounts), ask_version))
 
-    def _places(self, name: str, accounts: Sequence[Account]) -> list[tuple[str, Optional[str]]]:
-        places: list[tuple[str, Optional[str]]] = [(directory + "/" + name, None) for directory in SYSTEM_DIRS]
+    def _places(self, name: str, accounts: Sequence[Account]) -> list[_Place]:
+        places: list[_Place] = [(directory + "/" + name, None) for directory in SYSTEM_DIRS]
         for account in accounts:
-            places.append((account.home + "/.local/bin/" + name, account.name))
-            places.extend((path + "/" + name, account.name) for path in self._node_dirs(account))
+            places.append((account.home + "/.local/bin/" + name, account))
+            places.extend((path + "/" + name, account) for path in self._node_dirs(account))
         return places
 
     def binary_for(self, name: str, account: Account) -> Optional[Binary]:
         """Return the NAME that ACCOUNT itself would run, the system's or its own; its version is not asked."""
         return self.kept("binary %s for %s" % (name, account.home), lambda: self._first(self._places(name, [account]), False))
 
-    def _first(self, places: Sequence[tuple[str, Optional[str]]], ask_version: bool) -> Optional[Binary]:
-        for path, user in places:
+    def _first(self, places: Sequence[_Place], ask_version: bool) -> Optional[Binary]:
+        for path, owner in places:
             real = below(self.root, path)
             try:
                 seen = os.stat(real)
             except (OSError, ValueError):
                 continue
             if stat.S_ISREG(seen.st_mode) and seen.st_mode & 0o111:
-                version, why = self._version(real) if ask_version else (None, ())
-                return Binary(path, user, version, ("binary " + path,) + why)
+                version, why = self._version(real, owner) if ask_version else (None, ())
+                return Binary(path, owner.name if owner else None, version, ("binary " + path,) + why)
         return None
 
     def _node_dirs(self, account: Account) -> list[str]:
@@ -109,10 +127,14 @@ class Lookups:
             return []
         return ["%s/%s/bin" % (base, name) for name in names]
 
-    def _version(self, path: str) -> tuple[Optional[str], tuple[str, ...]]:
+    def _version(self, path: str, owner: Optional[Account]) -> tuple[Optional[str], tuple[str, ...]]:
         real = os.path.realpath(path)
+        identity: dict[str, object] = {}
         if not self.trusted(path, self._euid):
-            return None, ("version not asked: the file is not owned by root or by us",)
+            # NemoClaw is always some user's own: root may ask it as that user, and nobody else at all.
+            if self._euid != 0 or owner is None or owner.uid is None or owner.gid is None or not self.trusted(path, owner.uid):
+                return None, ("version not asked: the file is not owned by root or by us",)
+            identity = {"user": owner.uid, "group": owner.gid, "env": environment(owner, real, os.path.dirname(path))}
         try:
             seen = os.stat(real)
         except OSError:
@@ -123,13 +145,13 @@ class Lookups:
         now = self._clock()
         held = self._versions.get(key)
         if held is None or held[1][0] is None or now - held[0] >= REASK_S:
-            held = (now, self._ask_version(real))
+            held = (now, self._ask_version(real, identity))
             self._versions[key] = held
         return held[1]
 
-    def _ask_version(self, real: str) -> tuple[Optional[str], tuple[str, ...]]:
+    def _ask_version(self, real: str, identity: Mapping[str, object]) -> tuple[Optional[str], tuple[str, ...]]:
         try:
-            answer = self._runner([real, "--version"], timeout_s=VERSION_TIMEOUT_S, output_cap=VERSION_CAP)
+            answer = self._runner([real, "--version"], timeout_s=VERSION_TIMEOUT_S, output_cap=VERSION_CAP, **identity)
         except ClawmetryError as exc:
             return None, ("version unknown: %s" % (exc.cause or exc.what),)
         version = parse_version(answer.stdout) if answer.rc == 0 else None

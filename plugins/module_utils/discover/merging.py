@@ -54,8 +54,10 @@ def join(containers: Sequence[Sandbox], answers: Sequence[Answer]) -> tuple[list
     left: list[tuple[Answer, Told]] = []
     for answer, told in listed:
         row = told.listed
-        matches = by_name.get(row.name, []) if row.id is None else by_id.get(row.id, [])
-        if len(matches) == 1 and matches[0].name == row.name and (row.id is not None or names[row.name] == 1):
+        # A pod's own name and gateway are the kernel's and the engine's word; the id it has is Kubernetes', not OpenShell's.
+        pods = [box for box in by_name.get(row.name, ()) if box.uid.startswith("k3s:") and box.gateway == answer.gateway.name]
+        matches = pods or (by_name.get(row.name, []) if row.id is None else by_id.get(row.id, []))
+        if len(matches) == 1 and matches[0].name == row.name and (pods or row.id is not None or names[row.name] == 1):
             boxes[matches[0].uid] = _joined(boxes[matches[0].uid], answer, told)
             continue
         if matches:

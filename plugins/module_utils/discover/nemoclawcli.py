@@ -25,10 +25,9 @@ from ..errors import CommandError, shown
 from ..model import Inference, Sandbox
 from . import nemoclaw
 from .accounts import Account, below
-from .binaries import Lookups
+from .binaries import Lookups, environment
 from .merging import status_of
 from .names import clean
-from .openshellcli import environment
 from .openshelltext import MAX_LINE, plain
 
 CALL_TIMEOUT_S = 20.0

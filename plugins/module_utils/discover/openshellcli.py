@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from .. import run
 from ..errors import CommandError, Unreadable, shown
@@ -28,7 +28,7 @@ from ..model import Inference
 from ..read.opener import HeldDir
 from . import openshelltext as text
 from .accounts import Account, below
-from .binaries import REASK_S, Lookups, parse_version
+from .binaries import REASK_S, Lookups, environment, parse_version
 from .names import clean
 
 LIST_EVERY_S = 60.0
@@ -380,22 +380,6 @@ class _Failed(Exception):
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
-
-
-def environment(account: Account, program: str, bin_dir: str) -> Mapping[str, str]:
-    """Return what a CLI of ACCOUNT needs to find that account's configuration and, for a Node program, its Node."""
-    found = {
-        "HOME": account.path,
-        "XDG_CONFIG_HOME": account.path + "/.config",
-        "XDG_STATE_HOME": account.path + "/.local/state",
-        "XDG_DATA_HOME": account.path + "/.local/share",
-        "XDG_CACHE_HOME": account.path + "/.cache",
-        "NO_COLOR": "1",
-        "PATH": "%s:%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" % (bin_dir, os.path.dirname(program)),
-    }
-    if account.name is not None:
-        found.update(USER=account.name, LOGNAME=account.name)
-    return found
 
 
 def _carried(before: Optional[tuple[Told, ...]], now: tuple[text.Listed, ...]) -> tuple[Told, ...]:

@@ -104,6 +104,29 @@ def test_link_in_another_user_s_directory_does_not_choose_what_we_run(tmp_path: 
     assert found is not None and found.version is None and runner.asked == 0
 
 
+@pytest.mark.root
+def test_root_asks_a_user_s_own_binary_as_that_user(tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+
+    def runner(argv: list[str], **options: object) -> Result:
+        asked.append(options)
+        return Result(tuple(argv), 0, b"nemoclaw v0.1.0\n", b"")
+
+    alice = Account("alice", 1000, "/home/alice", str(tmp_path / "home/alice"), 1001)
+    program = put_binary(tmp_path, "home/alice/.local/bin/nemoclaw")
+    for part in (".local/bin/nemoclaw", ".local/bin", ".local", ""):
+        os.chown(tmp_path / "home/alice" / part, 1000, 1000)
+    found = lookups(tmp_path, runner).binary("nemoclaw", [alice])
+    assert found is not None and found.version == "0.1.0"
+    (options,) = asked
+    environment = options["env"]
+    assert (options["user"], options["group"]) == (1000, 1001) and isinstance(environment, dict)
+    assert environment["HOME"] == alice.path and environment["PATH"].startswith(str(program.parent))
+    os.chown(program, 1002, 1002)
+    found = lookups(tmp_path, runner).binary("nemoclaw", [alice])
+    assert found is not None and found.version is None and len(asked) == 1
+
+
 def test_world_writable_binary_is_never_run(tmp_path: Path) -> None:
     runner = Runner()
     put_binary(tmp_path, "usr/bin/openshell", 0o777)
