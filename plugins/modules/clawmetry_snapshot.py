@@ -13,6 +13,7 @@ version_added: 0.1.0
 description:
   - Finds the AI-agent sandboxes of a host (NVIDIA NemoClaw and OpenShell, plain Docker, bare OpenClaw) and returns them as facts.
   - Reads from outside only. Nothing is installed, started or executed in a sandbox, and nothing is written on the host.
+  - Asks a user's own C(openshell), as that user, with its reading verbs. It is given seconds for its answers.
   - With O(sync=true) it also does one pass of the sync daemon, with the host's own configuration, and says what was shipped.
 options:
   sync:
@@ -155,6 +156,93 @@ ansible_facts:
               route: proc
               readable: true
               reason: null
+              agent_version: 2026.6.10
+              driver: docker
+              messaging: [telegram]
+              evidence:
+                - label openshell.ai/*
+                - "openshell sandbox list: gateway nemoclaw, phase Ready"
+                - registry /home/alice/.nemoclaw/sandboxes.json
+        topology:
+          description:
+            - The layers of NemoClaw's architecture on this host, from its command to the sandbox. Each says whether it is there
+              (C(present)), what is known of it, and what told so (C(evidence)).
+          returned: always
+          type: dict
+          contains:
+            host_cli:
+              description: NemoClaw's command, and the Node it runs with.
+              returned: always
+              type: dict
+              sample: {present: true, version: 0.1.0, path: /home/alice/.local/bin/nemoclaw, user: alice,
+                       node: {version: 22.16.0, path: /usr/bin/node}, evidence: [binary /home/alice/.local/bin/nemoclaw]}
+            engine:
+              description: The container engine.
+              returned: always
+              type: dict
+              sample: {present: true, kind: docker, version: 28.2.2, evidence: ["unix:///var/run/docker.sock answers"]}
+            gateway:
+              description:
+                - OpenShell's gateways, each with the user it belongs to. C(kind) is container, host process, user service,
+                  system service, or remote.
+              returned: always
+              type: dict
+              sample:
+                present: true
+                gateways:
+                  - name: nemoclaw
+                    user: alice
+                    kind: user service
+                    driver: docker
+                    port: 8080
+                    running: true
+                    version: 0.0.72
+                    evidence: ["registered with openshell of alice, active", answers]
+                evidence: [1 running]
+            k3s:
+              description: Whether a k3s is embedded in a gateway's container, as OpenShell did until 0.0.36.
+              returned: always
+              type: dict
+              sample: {present: true, embedded: true, running: true, containers: [openshell-cluster-nemoclaw],
+                       evidence: [container openshell-cluster-nemoclaw]}
+            sandbox:
+              description: How many sandboxes there are of each kind. C(elsewhere) are those no container or pod of which was seen.
+              returned: always
+              type: dict
+              sample: {present: true, containers: 1, pods: 0, bare: 0, elsewhere: 0, running: 1,
+                       evidence: ["research: label openshell.ai/*"]}
+            proxy:
+              description: Whether the proxy that checks a sandbox's requests was seen.
+              returned: always
+              type: dict
+              sample: {present: true, port: 3128, sandboxes: 1, evidence: [port 3128 listens in the network of 1 sandbox(es)]}
+            state_files:
+              description: Which of NemoClaw's and OpenShell's own files and directories each user has. None of them is opened for this.
+              returned: always
+              type: dict
+              sample:
+                present: true
+                users:
+                  - user: alice
+                    files: [~/.nemoclaw/sandboxes.json, ~/.config/openshell/gateways]
+                evidence: [2 of alice]
+        blueprint:
+          description:
+            - What the C(blueprint.yaml) of NemoClaw's installed source asks for, and whether OpenShell and the oldest OpenClaw
+              that a registry records are as new as that. V(null) where one of the two is not known.
+          returned: always
+          type: dict
+          sample:
+            present: true
+            version: 0.1.0
+            min_openshell_version: 0.0.72
+            min_openclaw_version: 2026.5.18
+            openshell_satisfied: true
+            openclaw_satisfied: null
+            plugin_version: 0.1.0
+            path: /home/alice/.nemoclaw/source/nemoclaw-blueprint/blueprint.yaml
+            user: alice
+            evidence: [blueprint /home/alice/.nemoclaw/source/nemoclaw-blueprint/blueprint.yaml]
         sync:
           description: What one pass shipped.
           returned: with O(sync=true), not in check mode
@@ -203,6 +291,8 @@ NO_FACTS: dict[str, object] = {
     "runtimes": {},
     "deployment": {"mode": None, "recommended": None, "warnings": []},
     "sandboxes": [],
+    "topology": {},
+    "blueprint": None,
     "metadata": {},
 }
 

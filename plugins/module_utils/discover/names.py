@@ -20,5 +20,7 @@ def clean(value: object, limit: int = MAX_NAME) -> Optional[str]:
     """
     if not isinstance(value, str):
         return None
+    if len(value) <= limit and value.isprintable():
+        return value.strip() or None
     kept = "".join(char for char in value[: limit * 4] if char.isprintable()).strip()[:limit]
     return kept or None

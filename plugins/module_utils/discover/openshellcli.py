@@ -45,6 +45,7 @@ MAX_DETAILS = 20
 MAX_METADATA = 64 * 1024
 READS = (("sandbox", "list"), ("sandbox", "get"), ("policy", "get"), ("inference", "get"), ("gateway", "list"), ("status",), ("--version",))
 _CONFIG = b".config/openshell"
+_SNAP_CONFIG = b"snap/openshell/common/.config/openshell"
 # Gateway names are one path component; sandbox names are operands. Neither may look like an option.
 _GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _OPERAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -132,23 +133,19 @@ def registrations(account: Account, root: str = "/") -> tuple[Registration, ...]
     """
     found: dict[str, Registration] = {}
     active = b""
-    for path in (os.fsencode(account.path) + b"/" + _CONFIG, os.fsencode(below(root, "/etc/openshell"))):
-        base, _slash, rest = path.rpartition(b"/.config/")
+    home, system = os.fsencode(account.path), os.fsencode(below(root, "/etc/openshell"))
+    for top, place in ((home, _CONFIG), (home, _SNAP_CONFIG), (system, b"")):
         try:
-            with HeldDir.hold(base or path) as top:
-                if base:
-                    with top.open_dir(b".config/" + rest) as held:
-                        active = _registered(held, found) or active
-                else:
-                    systems = _registered(top, found)
-                    active = active or systems
+            with HeldDir.hold(top) as base, base.open_dir(place) as config:
+                named = _registered(config, found)
+                active = active or named
         except FileNotFoundError:
             continue
         except Unreadable as exc:
-            if os.path.lexists(path):
-                raise Unreadable("gateways not readable", where=shown(path), cause=exc.cause or exc.what) from exc
-    named = active.decode("ascii", "replace")
-    return tuple(replace(item, active=item.name == named) for item in found.values())[:MAX_GATEWAYS]
+            if os.path.lexists(top):
+                raise Unreadable("gateways not readable", where=shown(top + b"/" + place), cause=exc.cause or exc.what) from exc
+    chosen = active.decode("ascii", "replace")
+    return tuple(replace(item, active=item.name == chosen) for item in found.values())[:MAX_GATEWAYS]
 
 
 def _registered(config: HeldDir, found: dict[str, Registration]) -> bytes:
