@@ -119,11 +119,14 @@ def parse_metadata(data: bytes, name: str) -> Registration:
     if not isinstance(found, dict) or found.get("name", name) != name:
         raise ValueError("not the metadata of this gateway")
     port = found.get("gateway_port")
-    endpoint = found.get("gateway_endpoint")
-    at_end = _PORT_AT_END.search(endpoint) if isinstance(endpoint, str) else None
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        port = int(at_end.group(1)) if at_end and 0 < int(at_end.group(1)) < 65536 else None
+        port = _port_of(found.get("gateway_endpoint"))
     return Registration(name, port, found.get("is_remote") is True, clean(found.get("auth_mode"), 32))
+
+
+def _port_of(endpoint: object) -> Optional[int]:
+    match = _PORT_AT_END.search(endpoint) if isinstance(endpoint, str) else None
+    return int(match.group(1)) if match and 0 < int(match.group(1)) < 65536 else None
 
 
 def registrations(account: Account, root: str = "/") -> tuple[Registration, ...]:
@@ -194,9 +197,12 @@ class Cli:
             except Unreadable as exc:
                 warnings.append("openshell: %s" % exc)
                 continue
-            if not known:
+            configured = known or os.path.isdir(os.path.join(account.path, os.fsdecode(_CONFIG)))
+            if not configured:
                 continue
             seat, why = self._seat(account)
+            if not known and seat is not None:
+                known = self._lookups.kept("gateway list of " + account.home, partial(self._gateways, seat))
             for gateway in known:
                 key = (account.home, gateway.name)
                 answer = replace(self._answers.get(key, Answer(account.name, account.home, gateway)), gateway=gateway)
@@ -211,6 +217,19 @@ class Cli:
                 found[key] = answer
         self._answers = found
         return tuple(found.values()), warnings
+
+    def _gateways(self, seat: Seat) -> tuple[Registration, ...]:
+        """Ask for the gateways of a configuration in which we found none: a newer CLI may keep them otherwise."""
+        ask = ["gateway", "list"]
+        try:
+            output = self._try(seat, [*ask, "-o", "json"] if seat.can(0, 0, 47) else ask, instead=ask)
+        except _Failed:
+            return ()
+        found = []
+        for gateway in text.parse_gateways(output or b"") or ():
+            if _GATEWAY_NAME.fullmatch(gateway.name):
+                found.append(Registration(gateway.name, _port_of(gateway.endpoint), active=gateway.active))
+        return tuple(found[:MAX_GATEWAYS])
 
     def _seat(self, account: Account) -> tuple[Optional[Seat], str]:
         """Return how to run ACCOUNT's CLI, or why that must not be done."""

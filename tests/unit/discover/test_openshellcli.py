@@ -335,6 +335,20 @@ def test_user_without_a_gateway_is_not_asked(place: Path) -> None:
     assert made.cli.ask([made.alice]) == ((), []) and made.stub.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("version", "output", "words"),
+    [("0.0.40", "openshell-0.0.40-gateway-list.txt", 2), ("0.1.9", "openshell-0.0.72-gateway-list.json", 4)],
+)
+def test_configuration_of_another_shape_is_asked_for_its_gateways(place: Path, version: str, output: str, words: int) -> None:
+    made = Host(place, version)
+    (made.home / ".config/openshell").mkdir(parents=True)
+    made.stub.says("gateway-list", sample(output))
+    made.stub.says("sandbox-list", b"No sandboxes found.\n")
+    answers, _warnings = made.cli.ask([made.alice])
+    assert answers[0].gateway == Registration("nemoclaw", 8080, active=True) and answers[0].sandboxes == ()
+    assert [len(call.words) for call in made.stub.calls() if call.words[0] == "gateway"] == [words]
+
+
 def test_gateways_are_read_from_the_configuration_and_no_key_beside_it(place: Path) -> None:
     made = Host(place, "0.0.72")
     register_gateway(made.home, "nemoclaw-18080", 18080)
