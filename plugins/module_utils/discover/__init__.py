@@ -142,7 +142,7 @@ class Discoverer:
         warnings: list[str],
     ) -> list[Sandbox]:
         """One row per sandbox: containers get what their gateway tells, then their registry entry; what is left are rows of their own."""
-        joined, left, trouble = merging.join(containers.sandboxes, answers)
+        joined, left, trouble = merging.join(containers.sandboxes, answers, nemoclaw.owners(registries))
         warnings += trouble
         pods_in = k3s.cluster_containers(containers.gateways)
         boxes, trouble = nemoclaw.merge(joined, registries, pods_in=pods_in, engine_answered=containers.error is None)

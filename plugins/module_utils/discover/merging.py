@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Optional, Sequence
+from typing import AbstractSet, Mapping, Optional, Sequence
 
 from ..errors import shown
 from ..model import Sandbox
@@ -31,6 +31,8 @@ _STATUS = {
     "error": "error",
     "completed": "stopped",
 }
+Owners = Mapping[str, AbstractSet[str]]
+_NOBODY: Owners = {}
 _ALIVE = ("running", "provisioning", "starting", "stopping", "deleting")
 
 
@@ -39,9 +41,15 @@ def status_of(phase: Optional[str]) -> Optional[str]:
     return _STATUS.get((phase or "").lower())
 
 
-def join(containers: Sequence[Sandbox], answers: Sequence[Answer]) -> tuple[list[Sandbox], list[tuple[Answer, Told]], list[str]]:
-    """Return the containers with what their gateway tells of them, the listed sandboxes that are none of them, and warnings."""
-    listed, warnings = _rows(answers)
+def join(
+    containers: Sequence[Sandbox], answers: Sequence[Answer], owners: Owners = _NOBODY
+) -> tuple[list[Sandbox], list[tuple[Answer, Told]], list[str]]:
+    """Return the containers with what their gateway tells of them, the listed sandboxes that are none of them, and warnings.
+
+    ``owners``: whose registries name a sandbox, as homes by name. Another user's gateway is not heard about it: a user's
+    CLI says what that user wants.
+    """
+    listed, warnings = _rows(answers, owners)
     names = Counter(told.listed.name for _answer, told in listed)
     by_id: dict[str, list[Sandbox]] = {}
     by_name: dict[str, list[Sandbox]] = {}
@@ -57,11 +65,13 @@ def join(containers: Sequence[Sandbox], answers: Sequence[Answer]) -> tuple[list
         # A pod's own name and gateway are the kernel's and the engine's word; the id it has is Kubernetes', not OpenShell's.
         pods = [box for box in by_name.get(row.name, ()) if box.uid.startswith("k3s:") and box.gateway == answer.gateway.name]
         matches = pods or (by_name.get(row.name, []) if row.id is None else by_id.get(row.id, []))
-        if len(matches) == 1 and matches[0].name == row.name and (pods or row.id is not None or names[row.name] == 1):
+        stranger = bool(owners.get(row.name)) and answer.home not in owners[row.name]
+        alone = pods or row.id is not None or names[row.name] == 1
+        if len(matches) == 1 and matches[0].name == row.name and alone and not stranger:
             boxes[matches[0].uid] = _joined(boxes[matches[0].uid], answer, told)
             continue
         if matches:
-            why = _why(matches, row.name)
+            why = "another user registered it" if stranger else _why(matches, row.name)
             warnings.append("%s: listed by gateway %s, but %s; not joined" % (shown(row.name), answer.gateway.name, why))
         left.append((answer, told))
     return list(boxes.values()), left, warnings
@@ -110,22 +120,29 @@ def add(boxes: Sequence[Sandbox], left: Sequence[tuple[Answer, Told]]) -> list[S
     return list(rows.values())
 
 
-def _rows(answers: Sequence[Answer]) -> tuple[list[tuple[Answer, Told]], list[str]]:
-    """Return every listed sandbox once: two users may have registered one gateway. Those who contradict are not believed."""
+def _rows(answers: Sequence[Answer], owners: Owners) -> tuple[list[tuple[Answer, Told]], list[str]]:
+    """Return every listed sandbox once: two users may have registered one gateway.
+
+    Of several who tell of one id, the user who registered a sandbox of that name is believed; of others none, if they contradict.
+    """
     rows: list[tuple[Answer, Told]] = []
-    first: dict[str, tuple[str, str, Optional[str]]] = {}
-    disputed: set[str] = set()
+    by_id: dict[str, list[tuple[Answer, Told]]] = {}
     for answer in answers:
         for told in answer.sandboxes or ():
-            said = (answer.gateway.name, told.listed.name, told.listed.workspace)
-            if told.listed.id is None or told.listed.id not in first:
+            if told.listed.id is None:
                 rows.append((answer, told))
-                if told.listed.id is not None:
-                    first[told.listed.id] = said
-            elif first[told.listed.id] != said:
-                disputed.add(told.listed.id)
-    warnings = ["sandbox id %s: gateways contradict each other about it; none is believed" % shown(one, 80) for one in sorted(disputed)[:5]]
-    return [(answer, told) for answer, told in rows if told.listed.id not in disputed], warnings
+            else:
+                by_id.setdefault(told.listed.id, []).append((answer, told))
+    warnings: list[str] = []
+    for identity, tellers in by_id.items():
+        owned = [pair for pair in tellers if pair[0].home in owners.get(pair[1].listed.name, ())]
+        believed = owned or tellers
+        said = {(answer.gateway.name, told.listed.name, told.listed.workspace) for answer, told in believed}
+        if len(said) == 1:
+            rows.append(believed[0])
+        else:
+            warnings.append("sandbox id %s: gateways contradict each other about it; none is believed" % shown(identity, 80))
+    return rows, warnings[:5]
 
 
 def _joined(box: Sandbox, answer: Answer, told: Told) -> Sandbox:

@@ -374,6 +374,15 @@ def _unique(boxes: list[Sandbox]) -> list[Sandbox]:
     return result
 
 
+def owners(registries: Sequence[Found]) -> dict[str, set[str]]:
+    """Return the homes whose registries name a sandbox, by its name."""
+    found: dict[str, set[str]] = {}
+    for item in registries:
+        for entry in item.registry.entries if item.registry else ():
+            found.setdefault(entry.name, set()).add(item.path.partition("/.nemoclaw/")[0])
+    return found
+
+
 def defaults(registries: Sequence[Found]) -> list[tuple[str, str]]:
     """Return (registry path, default sandbox) of each registry that names one, in the order they were read."""
     return [(found.path, found.registry.default) for found in registries if found.registry and found.registry.default]

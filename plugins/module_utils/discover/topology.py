@@ -109,7 +109,8 @@ def _host_cli(lookups: Lookups, accounts: Accounts, row: Runtime) -> Layer:
     if row.path is None:
         # Its sandboxes may outlive it.
         present = False if accounts.complete else None
-        evidence.append("no binary or source%s" % ("" if accounts.complete else " where we may look"))
+        if row.present is not False:
+            evidence.append("no binary or source%s" % ("" if accounts.complete else " where we may look"))
     details = (("version", row.version), ("path", row.path), ("user", row.user), ("node", {"version": version, "path": where}))
     return Layer("host_cli", present, details, tuple(dict.fromkeys(evidence)))
 

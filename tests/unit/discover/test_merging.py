@@ -13,7 +13,7 @@ from typing import Any, Optional
 import pytest
 
 from clawmetry_sync.discover import merging
-from clawmetry_sync.discover.nemoclaw import Entry, Found, Registry, merge
+from clawmetry_sync.discover.nemoclaw import Entry, Found, Registry, merge, owners
 from clawmetry_sync.discover.openshellcli import Answer, Registration, Told
 from clawmetry_sync.discover.openshelltext import Listed, Policy
 from clawmetry_sync.model import ContainerPlace, Inference, Sandbox, Security
@@ -49,7 +49,7 @@ def entry(name: str = "a", gateway: Optional[str] = "nemoclaw", **changes: Any) 
 
 
 def everything(containers: list[Sandbox], answers: list[Answer], registries: list[Found]) -> tuple[list[Sandbox], list[str]]:
-    joined, left, warnings = merging.join(containers, answers)
+    joined, left, warnings = merging.join(containers, answers, owners(registries))
     boxes, more = merge(joined, registries)
     return merging.add(boxes, left), warnings + more
 
@@ -136,6 +136,18 @@ def test_gateway_that_two_users_registered_lists_each_sandbox_once() -> None:
 def test_gateways_that_contradict_each_other_are_not_believed() -> None:
     rows, warnings = everything([box()], [answer(told()), answer(told(), home="/home/bob", gateway="forged")], [])
     assert len(rows) == 1 and rows[0].gateway is None and "contradict" in warnings[0]
+
+
+def test_another_user_s_gateway_is_not_heard_about_a_registered_sandbox() -> None:
+    forged = answer(told(phase="Error", policy=LOADED), home="/home/bob", gateway="forged")
+    rows, warnings = everything([box()], [forged], [registry(entry())])
+    assert "another user registered it; not joined" in warnings[0]
+    assert [(row.uid, row.gateway, row.security.network_policy) for row in rows] == [
+        ("docker:c1", "nemoclaw", None),
+        ("openshell:forged:default:id1", "forged", True),
+    ]
+    rows, warnings = everything([box()], [forged, answer(told())], [registry(entry())])
+    assert warnings == [] and [(row.uid, row.gateway) for row in rows] == [("docker:c1", "nemoclaw")]
 
 
 def test_same_name_in_two_gateways_is_told_apart_by_the_list() -> None:
