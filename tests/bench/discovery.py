@@ -15,6 +15,7 @@ memory), then one pass a minute later (the lists are asked again).
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -24,8 +25,7 @@ from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import conftest  # noqa: E402, F401 -- maps the engine
-
+importlib.import_module("conftest")  # maps the engine
 from clawmetry_sync.discover import Discoverer, openshellcli  # noqa: E402
 from support.bighost import BigHost  # noqa: E402
 from support.fakeengine import FakeEngine  # noqa: E402

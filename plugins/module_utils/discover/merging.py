@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import AbstractSet, Mapping, Optional, Sequence
 
 from ..errors import shown
-from ..model import Sandbox
+from ..model import Inference, Sandbox
 from .openshellcli import Answer, Told
 
 # OpenShell's phases as our statuses; Unknown is no news.
@@ -32,7 +32,6 @@ _STATUS = {
     "completed": "stopped",
 }
 Owners = Mapping[str, AbstractSet[str]]
-_NOBODY: Owners = {}
 _ALIVE = ("running", "provisioning", "starting", "stopping", "deleting")
 
 
@@ -42,7 +41,7 @@ def status_of(phase: Optional[str]) -> Optional[str]:
 
 
 def join(
-    containers: Sequence[Sandbox], answers: Sequence[Answer], owners: Owners = _NOBODY
+    containers: Sequence[Sandbox], answers: Sequence[Answer], owners: Owners
 ) -> tuple[list[Sandbox], list[tuple[Answer, Told]], list[str]]:
     """Return the containers with what their gateway tells of them, the listed sandboxes that are none of them, and warnings.
 
@@ -171,7 +170,7 @@ def _joined(box: Sandbox, answer: Answer, told: Told) -> Sandbox:
         phase_source=box.phase_source if known else "openshell",
         gateway=box.gateway or answer.gateway.name,
         workspace=box.workspace or told.listed.workspace,
-        inference=answer.inference if answer.inference is not None and box.inference == type(box.inference)() else box.inference,
+        inference=answer.inference if answer.inference is not None and box.inference == Inference() else box.inference,
         security=replace(security, sandbox_enabled=True),
         evidence=box.evidence + tuple(evidence),
     )
