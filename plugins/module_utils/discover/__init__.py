@@ -30,6 +30,7 @@ from .binaries import Lookups
 __all__ = ["Discoverer", "discover"]
 
 NOT_ASKED = "not asked for"
+MAX_WARNINGS = 50
 # Runtimes whose sandboxes are containers of the engine.
 _IN_CONTAINERS = frozenset(("nemoclaw", "openshell", "docker", "podman", "k3s"))
 T = TypeVar("T")
@@ -131,7 +132,7 @@ class Discoverer:
         no_layers: tuple[Layer, ...] = ()
         layers = self._guarded("topology", no_layers, warnings, lambda: topology.layers(view))
         asked: Optional[Layer] = self._guarded("blueprint", None, warnings, lambda: topology.blueprint(view))
-        return Discovery(runtimes, marked, tuple(dict.fromkeys(warnings)), layers, asked)
+        return Discovery(runtimes, marked, _few(warnings), layers, asked)
 
     def _merged(
         self,
@@ -241,6 +242,13 @@ def _kubectl() -> Optional[k3s.Ask]:
 
 def _skipped(found: nemoclaw.Found) -> tuple[str, ...]:
     return found.registry.skipped[:5] if found.registry else ()
+
+
+def _few(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return each warning once, and no more than people read: a gateway or registry may give reason for thousands."""
+    each = tuple(dict.fromkeys(warnings))
+    left = len(each) - MAX_WARNINGS
+    return each if left <= 0 else (*each[:MAX_WARNINGS], "%d more warnings" % left)
 
 
 def _container_is(box: Sandbox, wanted: str) -> bool:

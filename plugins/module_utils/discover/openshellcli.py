@@ -191,7 +191,8 @@ class Cli:
         self._deadline = self._clock() + BUDGET_S
         warnings: list[str] = []
         found: dict[tuple[str, str], Answer] = {}
-        for account in accounts[:MAX_SEATS]:
+        seats = 0
+        for account in accounts:
             try:
                 known = self._lookups.kept("gateways of " + account.home, partial(registrations, account, self._lookups.root))
             except Unreadable as exc:
@@ -200,6 +201,10 @@ class Cli:
             configured = known or os.path.isdir(os.path.join(account.path, os.fsdecode(_CONFIG)))
             if not configured:
                 continue
+            seats += 1
+            if seats > MAX_SEATS:
+                warnings.append("openshell: only the first %d users with gateways were asked" % MAX_SEATS)
+                break
             seat, why = self._seat(account)
             if not known and seat is not None:
                 known = self._lookups.kept("gateway list of " + account.home, partial(self._gateways, seat))

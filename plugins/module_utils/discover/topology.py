@@ -31,6 +31,7 @@ from .openshellcli import Answer
 PROXY_PORT = 3128
 MAX_SHOWN = 10
 MAX_PROBED = 50
+MAX_HOMES = 1000
 MAX_BLUEPRINT = 256 * 1024
 # Presence only; these are the files that decide what a host's sandboxes are, or that an operator backs up or guards.
 STATE_FILES = (
@@ -219,7 +220,7 @@ def _state_files(accounts: Sequence[Account]) -> Layer:
     found: list[dict[str, object]] = []
     evidence: list[str] = []
     unreadable: list[str] = []
-    for account in accounts:
+    for account in accounts[:MAX_HOMES]:
         names: list[str] = []
         try:
             with HeldDir.hold(os.fsencode(account.path)) as home:

@@ -324,6 +324,14 @@ def test_service_user_asks_nobody_else_s_cli(place: Path) -> None:
     assert answers[0].error == "not_asked" and "only root or alice" in answers[0].detail and made.stub.calls() == []
 
 
+def test_many_accounts_without_a_gateway_hide_no_user_who_has_one(place: Path) -> None:
+    made = host(place)
+    homes = ["/home/u%d" % number for number in range(100)]
+    others = [Account(home[6:], 5000, home, str(place) + home, 5000) for home in homes]
+    answers, warnings = made.cli.ask([*others, made.alice])
+    assert [answer.user for answer in answers] == ["alice"] and warnings == []
+
+
 def test_no_binary_is_said(place: Path) -> None:
     made = host(place)
     made.stub.program.unlink()

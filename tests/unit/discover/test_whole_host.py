@@ -249,6 +249,14 @@ def test_deep_does_not_mistake_a_sandbox_for_a_verb(host: BigHost) -> None:
     assert "called like a verb" in " ".join(found.warnings) and host.writes() == ""
 
 
+def test_gateway_that_contradicts_everything_gives_a_page_of_warnings_at_most(host: BigHost) -> None:
+    rows = [{"id": "4b7e11d0", "name": "liar-%d" % number, "phase": "Ready"} for number in range(900)]
+    rows += [{"id": "i%d" % number, "name": "n%d" % number, "phase": "Ready"} for number in range(90)]
+    host.openshell.says("sandbox-list", json.dumps(rows).encode())
+    found = look(host)
+    assert len(found.warnings) <= 51 and box(found, "my-assistant").status == "running"
+
+
 def test_first_pass_of_the_daemon_asks_no_cli(host: BigHost) -> None:
     host.openshell.hangs("sandbox-list")
     began = time.monotonic()
