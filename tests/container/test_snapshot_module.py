@@ -21,10 +21,10 @@ from support.sandbox import HOST_IMAGE, docker, openshell_0_0_72, openshell_0_0_
 from support.tree import make_tree
 
 ROOT = Path(__file__).resolve().parents[2]
-FACTS = {"schema_version", "node", "runtimes", "deployment", "sandboxes", "metadata"}
+FACTS = {"schema_version", "node", "runtimes", "deployment", "sandboxes", "metadata", "topology", "blueprint"}
 SANDBOX = {
     "name", "id", "type", "status", "phase_source", "gateway", "workspace", "agent", "image", "default", "inference", "security",
-    "store", "agents", "sessions", "route", "readable", "reason",
+    "store", "agents", "sessions", "route", "readable", "reason", "agent_version", "driver", "messaging", "evidence",
 }  # fmt: skip
 METADATA = {
     "sandbox.name", "sandbox.status", "sandbox.type", "inference.provider", "inference.model", "security.sandbox_enabled",
@@ -114,3 +114,43 @@ def test_a_bare_machine_has_no_sandboxes(tmp_path: Path, unique: str, cleanup: c
     assert {name: runtime["present"] for name, runtime in facts["runtimes"].items()} == dict.fromkeys(facts["runtimes"], False)
     assert facts["deployment"]["mode"] == "host"
     assert all(value is None for key, value in facts["metadata"].items() if key.startswith("sandbox."))
+
+
+def test_root_asks_a_user_s_own_openshell_as_that_user(tmp_path: Path, unique: str, cleanup: contextlib.ExitStack) -> None:
+    """The user's binary in the user's home; it says who runs it, and root learns what only it knows."""
+    script = """#!/bin/sh
+[ "$(id -u) $HOME" = "1234 /home/alice" ] || exit 9
+case "$1 $2" in
+--version*) echo openshell 0.0.72 ;;
+"sandbox list") echo '[{"id": "77", "name": "far-away", "phase": "Ready", "current_policy_version": 2}]' ;;
+"inference get") printf 'Gateway inference:\\n\\n  Provider: p\\n  Model: m\\n' ;;
+"policy get") printf '{"version": 2, "status": "effective", "policy": {"network_policies": {"npm": {}}}}' ;;
+"status "*) printf '  Status: Connected\\n  Version: 0.0.72\\n' ;;
+*) touch /wrote; exit 1 ;;
+esac
+"""
+    setup = """set -e
+useradd --uid 1234 --create-home alice
+cd /home/alice
+mkdir -p .local/bin .config/openshell/gateways/nemoclaw
+cat > .local/bin/openshell
+chmod 755 .local/bin/openshell
+echo '{"name": "nemoclaw", "gateway_endpoint": "http://127.0.0.1:8080"}' > .config/openshell/gateways/nemoclaw/metadata.json
+chown -R alice:alice .local .config
+"""
+    container = cleanup.enter_context(run_container(unique, unique, HOST_IMAGE, command=["sleep", "600"]))
+    subprocess.run(["docker", "exec", "-i", container.id, "sh", "-c", setup], input=script.encode(), check=True, timeout=60)
+    before = changes(container.id)
+    variables = {"ansible_connection": "docker_exec", "ansible_python_interpreter": "/usr/bin/python3"}
+    facts = facts_of(ansible(tmp_path, "-m", "clawmetry_snapshot", host=container.container, **variables))
+    (sandbox,) = facts["sandboxes"]
+    told = [sandbox[key] for key in ("name", "status", "phase_source", "gateway")]
+    assert told == ["far-away", "running", "openshell", "nemoclaw"]
+    assert sandbox["inference"] == {"provider": "p", "model": "m"}
+    assert sandbox["security"] == {"sandbox_enabled": True, "network_policy": True, "policies": ["npm"]}
+    (gateway,) = facts["topology"]["gateway"]["gateways"]
+    assert (gateway["name"], gateway["user"], gateway["port"], gateway["running"], gateway["version"]) == (
+        "nemoclaw", "alice", 8080, True, "0.0.72",
+    )  # fmt: skip
+    assert facts["runtimes"]["openshell"]["version"] == "0.0.72"
+    assert changes(container.id) == before
