@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any, Optional, Sequence
 
-from . import api, archivecli, control, doctor, secretfile
+from . import adoptcli, api, archivecli, control, doctor, secretfile
 from .config import Settings, load
 from .daemon import Daemon, make_target
 from .errors import ClawmetryError, ConfigError, StateError
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     verb("check-config", "validate file, keys and permissions; send nothing")
     verb("keygen", "print a new encryption key")
     archivecli.add_parser(verbs)
+    adoptcli.add_parser(verbs)
     return top
 
 
@@ -281,4 +282,5 @@ _VERBS = {
     "check-config": _check_config,
     "keygen": _keygen,
     "archive": archivecli.run,
+    "adopt": adoptcli.run,
 }
