@@ -260,16 +260,12 @@ def _show_status(answer: dict[str, Any]) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    checks = doctor.run(args.config, os.environ)
+    checks = doctor.run(args.config, os.environ, deep=args.deep)
     if args.json:
         _print(doctor.as_json(checks))
     else:
-        for check in checks:
-            line("%-4s  %s: %s" % (check.level, check.name, check.seen))
-            if check.level != "ok":
-                for label, text in (("why", check.why), ("next", check.next_step)):
-                    if text:
-                        line("      %s: %s" % (label, text))
+        for text in doctor.report(checks):
+            line(text)
     return doctor.exit_code(checks)
 
 
