@@ -188,7 +188,7 @@ def _plan_daemons(plan: Plan, stop_old: bool, world: World) -> None:
         ours = control.ask(plan.settings.socket_path, {"op": "status"})
     except StateError as exc:
         ours = {"pid": str(exc)}
-    if ours is not None:
+    if ours is not None and any(step["result"] == "do" for step in plan.steps):
         plan.problems.append("our own daemon runs (%s); stop it first: systemctl stop clawmetry" % shown(str(ours.get("pid"))))
     pid = upstream.running_pid(plan.old.path, world.proc)
     plan.running = pid is not None or unit_is(world, "is-active")

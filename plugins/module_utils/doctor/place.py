@@ -34,11 +34,12 @@ def mode(ground: Ground) -> list[Check]:
     if host.in_sandbox is None:
         why = "inside a sandbox every upload needs an egress rule; on the host none does"
         return [Check("mode", WARN, "could not tell whether this is a sandbox: " + seen, why, "clawmetry snapshot --json")]
-    if host.in_container:
+    if host.in_container and not any(survey.readable for survey in ground.surveys.values()):
         why = "the host's sandboxes are out of sight from in here, unless its /proc and engine socket were handed in"
         return [Check("mode", WARN, "in a container that is no sandbox: " + seen, why, "install on the host: docs/deployment.md")]
     why = "sandboxes are read from outside and uploads leave from the host, so no sandbox needs an egress rule for this daemon"
-    return [Check("mode", OK, "on the host: " + seen, why)]
+    where = "in a container that has sandboxes of its own" if host.in_container else "on the host"
+    return [Check("mode", OK, "%s: %s" % (where, seen), why)]
 
 
 def egress_rule(ground: Ground) -> Optional[rule.Rule]:

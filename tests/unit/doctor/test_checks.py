@@ -76,6 +76,11 @@ def test_place_that_is_not_clear_is_a_warning(tmp_path: Path, in_sandbox: Option
     assert check.level == "warn" and check.next_step
 
 
+def test_container_that_is_a_host_itself_is_fine(tmp_path: Path) -> None:
+    (check,) = place.mode(ground(tmp_path, boxes=[box()], where=host(in_container=True)))
+    assert check.level == "ok" and "sandboxes of its own" in check.seen
+
+
 # -- what we may -------------------------------------------------------------------
 
 
