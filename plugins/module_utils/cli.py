@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any, Optional, Sequence
 
-from . import api, archivecli, control, doctor, secretfile
+from . import adoptcli, api, archivecli, control, doctor, secretfile
 from .config import Settings, load
 from .daemon import Daemon, make_target
 from .errors import ClawmetryError, ConfigError, StateError
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     verb("check-config", "validate file, keys and permissions; send nothing")
     verb("keygen", "print a new encryption key")
     archivecli.add_parser(verbs)
+    adoptcli.add_parser(verbs)
     return top
 
 
@@ -259,16 +260,12 @@ def _show_status(answer: dict[str, Any]) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    checks = doctor.run(args.config, os.environ)
+    checks = doctor.run(args.config, os.environ, deep=args.deep)
     if args.json:
         _print(doctor.as_json(checks))
     else:
-        for check in checks:
-            line("%-4s  %s: %s" % (check.level, check.name, check.seen))
-            if check.level != "ok":
-                for label, text in (("why", check.why), ("next", check.next_step)):
-                    if text:
-                        line("      %s: %s" % (label, text))
+        for text in doctor.report(checks):
+            line(text)
     return doctor.exit_code(checks)
 
 
@@ -281,4 +278,5 @@ _VERBS = {
     "check-config": _check_config,
     "keygen": _keygen,
     "archive": archivecli.run,
+    "adopt": adoptcli.run,
 }

@@ -262,13 +262,18 @@ def load(explicit: Optional[str] = None, env: Optional[Mapping[str, str]] = None
     return build(raw, env, None)
 
 
+def etc_dir(path: Optional[str]) -> str:
+    """Return where the keys are unless told otherwise: the system's directory, or the user's for the user's own file at PATH."""
+    system = path == SYSTEM_CONFIG or (os.geteuid() == 0 and path != os.path.expanduser(USER_CONFIG))
+    return os.path.dirname(SYSTEM_CONFIG if system else os.path.expanduser(USER_CONFIG))
+
+
 def build(raw: Mapping[str, Any], env: Mapping[str, str], path: Optional[str]) -> Settings:
     """Return the settings for a parsed mapping and an environment. Raises ConfigError."""
     _refuse_unknown(raw, _KEYS)
     values = {key: _KEYS[key](key, value) for key, value in raw.items() if value is not None}
-    system = path == SYSTEM_CONFIG or (os.geteuid() == 0 and path != os.path.expanduser(USER_CONFIG))
-    etc = os.path.dirname(SYSTEM_CONFIG if system else os.path.expanduser(USER_CONFIG))
-    var = "/var/lib/clawmetry" if system else os.path.expanduser("~/.local/state/clawmetry")
+    etc = etc_dir(path)
+    var = "/var/lib/clawmetry" if etc == os.path.dirname(SYSTEM_CONFIG) else os.path.expanduser("~/.local/state/clawmetry")
     values.setdefault("state_dir", var)
     values.setdefault("encryption_key_file", os.path.join(etc, "encryption_key"))
     usual_api_key = os.path.join(etc, "api_key")

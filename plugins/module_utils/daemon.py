@@ -107,6 +107,7 @@ class Daemon:
         registered = self.queue.get_meta("registered")
         hostname = self.host.hostname or "unknown-host"
         if registered == self.target.url and kept:
+            self._registered = True
             return kept
         outcome = self.target.register(kept, hostname, self.host.machine_id_hash or "")
         answered = (outcome.answer or {}).get("node_id")

@@ -292,6 +292,9 @@ class Queue:
     def set_meta(self, key: str, value: str) -> None:
         self.db.execute("INSERT INTO meta VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value", (key, value))
 
+    def forget_meta(self, key: str) -> None:
+        self.db.execute("DELETE FROM meta WHERE key=?", (key,))
+
     # -- sources and their cursors -------------------------------------------
 
     def _session(self, sandbox: str, agent: bytes, session: bytes) -> int:
@@ -342,13 +345,17 @@ class Queue:
         hashes: bytes,
         poison: Sequence[Poison],
         stats: Optional[str],
+        imported: Optional[str] = None,
     ) -> None:
         """Store what one turn over a source produced: batches, cursor, quarantine, counts. All or nothing.
 
         IDENTITY is (sandbox uid, agent, session); the rows of a new source and session are made here.
+        IMPORTED is a meta entry that is used up by it.
         """
         now = time.time()
         with self.transaction():
+            if imported is not None:
+                self.forget_meta(imported)
             if row.id == 0:
                 row.session = self._session(*identity)
                 self.add_source(row)

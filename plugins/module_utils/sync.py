@@ -24,7 +24,7 @@ from . import wire
 from .errors import Refused, StateError, Unreadable, shown
 from .model import Sandbox
 from .queue import DatabaseError, Queue, Sealed, SessionRow, SourceRow, idempotency_key
-from .read import index, layout, tail
+from .read import imported, index, layout, tail
 from .read.jsonl import Counts
 from .read.routes import HeldSandbox, memory_name
 from .read.sent import MAX_HASHES, SentLines
@@ -388,6 +388,7 @@ class SandboxSync:
             row.session = agent.sessions.get(meaning.session, 0)
             # A second file of a session may repeat what the first one held (.bak, compaction, replacement).
             row.rereading = bool(row.session and self.context.queue.sent_hashes(row.session, 1))
+            self._start_behind_import(fd, agent, row, meaning, seen.st_size)
         sent = self._sent_lines(fd, file, now)
         counts = Counts(self.context.queue.stats(row.session))
         row.dev = _signature(seen)[1]
@@ -408,6 +409,14 @@ class SandboxSync:
         file.skip = turn.skip
         file.signature = None if turn.more else _signature(seen)
         return turn.more
+
+    def _start_behind_import(self, fd: int, agent: _Agent, row: SourceRow, meaning: layout.SessionName, size: int) -> None:
+        """Begin a new source where a cursor says that ``clawmetry adopt`` has imported, if there is one for it."""
+        identity = (self.sandbox.uid, self._agent_key(agent.place), meaning.session)
+        first = not any(other.row.id and other.row.name == row.name for other in agent.files.values())
+        kind = (self.sandbox.type, self.sandbox.name)
+        if imported.start(fd, size, row, self.context.queue, identity, kind, agent.place.agent, first):
+            agent.sessions[meaning.session] = row.session
 
     @staticmethod
     def _new_generation(row: SourceRow) -> None:

@@ -132,6 +132,7 @@ class Ingest:
         self.heartbeats: list[dict[str, Any]] = []
         self.requests: list[Request] = []
         self.violations: list[str] = []
+        self.questions = 0  # empty objects without a key, answered with 401
         self.duplicate_batches = 0
         self.duplicate_events = 0
         self.bytes_received = 0
@@ -487,6 +488,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault.drop == "before":
             self.close_connection = True
             return None
+        if "x-api-key" not in request.headers and request.body == b"{}":
+            # The doctor's question whether the way is open; nothing of a node is in it.
+            self.owner.questions += 1
+            return self._answer(401 if fault.status == 200 else fault.status, fault.headers, fault.body or {"error": "no API key"})
         answer = self.owner.take(request, fault)
         if fault.delay_s:
             time.sleep(fault.delay_s)
