@@ -13,8 +13,10 @@ own programs (exec), where the operator allows it and nothing else leads in.
 
 from __future__ import annotations
 
+import os
+import time
 from importlib import import_module
-from typing import Callable, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 from ..dockerapi import Engine
 from ..errors import Unreadable, shown
@@ -24,7 +26,18 @@ from .archive import ArchiveRoot
 from .opener import HeldDir
 from .spool import SpooledRoot
 
+SURVEY_DATABASES_S = 3.0
+# SQLite needs the file itself: what the engine copies out or a program prints is no database to read while it is written.
+DATABASE_ROUTES = ("proc", "volume")
+
 Reinspect = Callable[[ContainerPlace], Optional[ContainerPlace]]
+
+
+class Kept(NamedTuple):
+    """What a database holds: session ids, and why these are not all (or none)."""
+
+    sessions: frozenset[str]
+    reason: Optional[str]
 
 
 class HeldSandbox:
@@ -47,6 +60,7 @@ class HeldSandbox:
         self._pinned = pinned
         self._state = state
         self.states: tuple[layout.State, ...] = ()
+        self._kept: dict[bytes, tuple[object, Optional[Kept]]] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -74,6 +88,40 @@ class HeldSandbox:
         """Let a route that has to ask (archive) see what is there now. From one thread only. Raises Unreadable."""
         if isinstance(self.root, SpooledRoot):
             self.root.look()
+
+    def database_sessions(self, path: bytes, deadline: float) -> Optional[Kept]:
+        """Return the sessions that an agent's database holds, None when no transcripts are kept in it.
+
+        A child process reads them, only when the database has changed since, and not after DEADLINE (monotonic).
+        """
+        if not _sizes(self.root, path):
+            return None
+        if self.route not in DATABASE_ROUTES:
+            return Kept(frozenset(), "transcripts in SQLite are not read through the route %s" % self.route)
+        try:
+            # Imported by name: the reader takes more room than the snapshot module has (P7).
+            store = import_module(".sqlitestore", __package__)
+        except ImportError:
+            return Kept(frozenset(), "sessions in SQLite are counted by the installed release only (clawmetry snapshot)")
+        try:
+            now = store.look(self.root, path)
+        except Unreadable as exc:
+            return Kept(frozenset(), str(exc))
+        known = self._kept.get(path)
+        if known is not None and known[0] == now:
+            return known[1]
+        if time.monotonic() > deadline:
+            return Kept(frozenset(), "reading its databases takes too long")
+        kept: Optional[Kept] = None
+        try:
+            found, whole = store.all_sessions(self.root, path, own_home=self.sandbox.home is not None)
+            kept = Kept(frozenset(found), None if whole else "more than %d sessions; the rest is not read" % store.MAX_SESSIONS)
+        except store.NoTranscripts:
+            pass
+        except Unreadable as exc:
+            kept = Kept(frozenset(), str(exc))
+        self._kept[path] = (now, kept)
+        return kept
 
     def close(self) -> None:
         if self._pinned is not None:
@@ -188,19 +236,21 @@ def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
 
 
 def survey(held: HeldSandbox) -> Survey:
-    """Tell what is there by listing and lstat alone; no file is opened."""
+    """Tell what is there by listing and lstat; no file is opened but a database, for the names of its sessions."""
     agents: list[str] = []
     count = size = 0
     newest: Optional[float] = None
     has_jsonl = has_sqlite = False
+    reason = None if held.states else "no OpenClaw state directory was found in it"
     memory: list[tuple[str, int, float]] = []
+    deadline = time.monotonic() + SURVEY_DATABASES_S
     for state in held.states:
         for agent in state.agents:
             agents.append(shown(agent.agent))
+            live: set[bytes] = set()
             try:
                 with held.root.open_dir(agent.sessions) as directory:
                     files, _more = layout.session_files(directory)
-                    live = set()
                     for name, meaning in files:
                         seen = directory.stat(name)
                         if seen is None or meaning.session.startswith(layout.WARMUP_PREFIX):
@@ -208,21 +258,24 @@ def survey(held: HeldSandbox) -> Survey:
                         live.add(meaning.session)
                         size += seen.st_size
                         newest = max(newest or 0.0, seen.st_mtime)
-                    count += len(live)
                     has_jsonl = has_jsonl or bool(files)
             except (FileNotFoundError, Unreadable):
                 pass
-            has_sqlite = has_sqlite or _exists(held.root, agent.database)
+            kept = held.database_sessions(agent.database, deadline)
+            if kept is not None:
+                has_sqlite = True
+                reason = kept.reason or reason
+                live |= {name for name in map(str.encode, kept.sessions) if not name.startswith(layout.WARMUP_PREFIX)}
+                for seen in _sizes(held.root, agent.database):
+                    size += seen.st_size
+                    newest = max(newest or 0.0, seen.st_mtime)
+            count += len(live)
         for workspace in state.workspaces:
             for name, seen in layout.memory_files(held.root, workspace):
                 memory.append((shown(memory_name(workspace, name)), seen.st_size, seen.st_mtime))
     store = "both" if has_jsonl and has_sqlite else "jsonl" if has_jsonl else "sqlite" if has_sqlite else "none"
-    found = bool(held.states)
-    reason = None if found else "no OpenClaw state directory was found in it"
-    if has_sqlite:
-        reason = "an OpenClaw database is there; transcripts in SQLite are not read yet"
     return Survey(
-        readable=found,
+        readable=bool(held.states),
         route=held.route,
         reason=reason,
         store=store,
@@ -240,10 +293,12 @@ def memory_name(workspace: bytes, name: bytes) -> bytes:
     return name if last == b"workspace" else last + b"/" + name
 
 
-def _exists(root: HeldDir, path: bytes) -> bool:
+def _sizes(root: HeldDir, path: bytes) -> list[os.stat_result]:
+    """Return lstat of a database and its -wal, [] where there is none."""
     parent, _slash, name = path.rpartition(b"/")
     try:
         with root.open_dir(parent) as directory:
-            return directory.stat(name) is not None
+            seen = directory.stat(name)
+            return [] if seen is None else [item for item in (seen, directory.stat(name + b"-wal")) if item is not None]
     except (FileNotFoundError, Unreadable):
-        return False
+        return []
