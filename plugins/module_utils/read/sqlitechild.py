@@ -54,6 +54,7 @@ LIFE_S = 0.95  # from opening to closing, whatever happens
 MEMORY_BYTES = 256 << 20
 CPU_S = 3
 REASON_NO_TRANSCRIPTS = "no transcripts in it"
+OLDEST_SQLITE = (3, 37)  # knows STRICT tables
 SIDECARS = (b"", b"-wal", b"-shm", b"-journal")
 
 HEADER = struct.Struct(">cI")  # kind, length of what follows
@@ -564,6 +565,8 @@ def answer(request: dict[str, Any]) -> list[bytes]:
         frames, end["reason"] = [], "more memory than %d bytes" % MEMORY_BYTES
     except (sqlite3.Error, OSError, UnicodeError) as exc:
         frames, end["reason"] = [], "%s: %s" % (type(exc).__name__, str(exc)[:200])
+        if isinstance(exc, sqlite3.DatabaseError) and sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            end["reason"] = "this host's SQLite %s is too old for it (%s)" % (sqlite3.sqlite_version, end["reason"])
     payload = json.dumps(end).encode("ascii")
     return [*frames, HEADER.pack(b"e", len(payload)) + payload]
 

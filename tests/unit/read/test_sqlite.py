@@ -439,6 +439,56 @@ print(json.dumps({
     assert said["limit"][0] == sqlitechild.MEMORY_BYTES
 
 
+SERVICE = """
+import importlib.util, json, os, sys
+engine, home = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("clawmetry_sync", engine + "/__init__.py", submodule_search_locations=[engine])
+sys.modules["clawmetry_sync"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from clawmetry_sync.errors import Unreadable
+from clawmetry_sync.read import sqlitestore
+from clawmetry_sync.read.opener import HeldDir
+try:
+    path = b".openclaw/agents/main/agent/openclaw-agent.sqlite"
+    answer = sqlitestore.ask(HeldDir.hold(os.fsencode(home)), path, own_home=False, want=[sqlitestore.Want("a")])
+    print(json.dumps([os.geteuid(), answer.pieces[0].state, len(answer.pieces[0].events)]))
+except Unreadable as exc:
+    print(json.dumps(str(exc)))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("owner", [0, 4242])
+@pytest.mark.parametrize("live", [True, False])
+def test_the_service_user_reads_with_its_five_capabilities_and_not_with_two(tmp_path: Path, owner: int, live: bool) -> None:
+    node = Node(tmp_path)
+    database = node.database()
+    database.session("a")
+    database.add("a", texts(4))
+    if not live:
+        database.close()
+    os.chown(node.home, owner, owner)
+    for path in node.home.rglob("*"):
+        os.chown(path, owner, owner)
+    node.home.chmod(0o700)
+    engine = Path(sqlitestore.__file__).parents[1]
+    before = {entry.name: (entry.stat().st_mtime_ns, entry.stat().st_size) for entry in database.path.parent.iterdir()}
+
+    def as_service(capabilities: str) -> Any:
+        setpriv = ["setpriv", "--reuid=4343", "--regid=4343", "--clear-groups", "--no-new-privs"]
+        setpriv += ["--%s-caps=-all,%s" % (kind, capabilities) for kind in ("inh", "ambient")] + ["--bounding-set=-all," + capabilities]
+        done = subprocess.run(
+            [*setpriv, sys.executable, "-Bc", SERVICE, str(engine), str(node.home)], capture_output=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+    two = "+sys_ptrace,+dac_read_search"
+    assert as_service(two + ",+sys_chroot,+setuid,+setgid") == [4343, "ok", 4]
+    assert "CAP_SYS_CHROOT" in as_service(two)
+    assert {entry.name: (entry.stat().st_mtime_ns, entry.stat().st_size) for entry in database.path.parent.iterdir()} == before
+
+
 def test_a_frame_out_of_order_spoils_the_answer() -> None:
     def frame(kind: bytes, payload: bytes) -> bytes:
         return sqlitechild.HEADER.pack(kind, len(payload)) + payload
