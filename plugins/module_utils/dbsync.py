@@ -48,6 +48,7 @@ class Session:
     row: SourceRow
     sent: Optional[SentLines] = None
     reread_until: float = 0.0
+    stuck_until: float = 0.0  # what could not be read is not tried again before
     not_before: float = 0.0
     changed_at: float = 0.0
     met_at: float = 0.0
@@ -57,6 +58,9 @@ class Session:
         """Return (generation, anchor, records sent from files) of the marker."""
         parts = self.row.marker.decode("ascii", "replace").split("\0")
         return (parts[0], parts[1], int(parts[2])) if len(parts) == 3 and parts[2].isdigit() else ("", "", 0)
+
+    def may_be_read(self, now: float, at_once: bool) -> bool:
+        return self.stuck_until <= now and (at_once or self.not_before <= now)
 
     def restart(self) -> None:
         """Read from the beginning again, leaving out what was sent."""
@@ -104,7 +108,7 @@ class Database:
         self._walk_began = self._walked_at = -1e9
         self._not_before = self._pause_until = -1e9
         self._failures = 0
-        self._full = False
+        self._full = self._at_once = False
         self._adopt()
 
     def _adopt(self) -> None:
@@ -139,18 +143,19 @@ class Database:
             return False
         if self._found is None:
             return False
-        if self._found == self._seen and self._walk is None and not self._ready(now, 1):
-            return False
+        self._at_once = at_once
         if now < self._pause_until:
             return False
-        return now >= self._not_before or at_once
+        if self._walk is not None or self._ready(now, 1):
+            return True
+        return self._found != self._seen and (now >= self._not_before or at_once)
 
     def _ready(self, now: float, most: int) -> list[bytes]:
         """Return up to MOST sessions that are behind and may be read now."""
         found: list[bytes] = []
         for name in self._behind:
             session = self.sessions.get(name)
-            if name not in self._busy and (session is None or session.not_before <= now):
+            if name not in self._busy and (session is None or session.may_be_read(now, self._at_once)):
                 found.append(name)
                 if len(found) >= most:
                     break
@@ -200,14 +205,16 @@ class Database:
         self._seen = found
         took = self._clock() - now
         self._not_before = now + took + max(MIN_PAUSE_S, took * PAUSE_PER_COST)
+        for index, name in enumerate(want):
+            # Written to while it was read: that is for the next turn, or a busy writer would keep us busy as well.
+            if name in self._behind and index in answer.pieces and answer.pieces[index].state == "ok":
+                self.sessions[name].not_before = self._not_before
         more = walking or bool(self._ready(now, 1))
         if more and not walking and walked_before is None and want and not any(moved) and not answer.heads:
             # It says there is more and gives nothing: not at full speed.
             for name in want:
-                self.sessions[name].not_before = now + RETRY_SESSION_S
+                self.sessions[name].stuck_until = now + RETRY_SESSION_S
             return False
-        if more:
-            self._not_before = now
         return more
 
     def _wanted(self, now: float, files: dict[bytes, int]) -> list[bytes]:
@@ -216,7 +223,7 @@ class Database:
         for name in want:
             self._known(name)
         for name, session in self.sessions.items():
-            lately = session.changed_at and now - session.changed_at < ACTIVE_S and session.not_before <= now
+            lately = session.changed_at and now - session.changed_at < ACTIVE_S and session.stuck_until <= now
             if lately and name not in want and name not in self._busy and len(want) < sqlitestore.MAX_WANT + MAX_ACTIVE:
                 want.append(name)
         for name in want:
@@ -275,7 +282,7 @@ class Database:
         elif piece.state != "ok":
             self._problem(label, piece.state)
             self._behind[name] = None
-            session.not_before = now + RETRY_SESSION_S
+            session.stuck_until = now + RETRY_SESSION_S
             return moved
         self._problem(label, None)
         return moved

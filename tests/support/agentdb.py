@@ -55,6 +55,19 @@ def numbered(number: int, size: int = 0) -> dict[str, Any]:
     return {"type": "message", "id": "%08x" % number, "seq": number, "message": {"role": "user", "content": "x" * size}}
 
 
+def compressed(raw: bytes) -> bytes:
+    """A zstd frame of RAW; made of raw blocks where there is no encoder, which every decoder takes (RFC 8878 §3.1.1)."""
+    try:
+        import zstandard
+    except ImportError:
+        frame = b"\x28\xb5\x2f\xfd\xa0" + len(raw).to_bytes(4, "little")
+        pieces = [raw[start : start + 65536] for start in range(0, len(raw), 65536)]
+        for number, piece in enumerate(pieces, 1):
+            frame += (len(piece) << 3 | (number == len(pieces))).to_bytes(3, "little") + piece
+        return frame
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(raw)
+
+
 class AgentDatabase:
     """The writer's side. ``path`` is the database file; its directory is made, closed to others."""
 
@@ -100,11 +113,7 @@ class AgentDatabase:
 
     def insert(self, session: str, seq: int, text: str, *, compress: bool = True) -> None:
         raw = text.encode()
-        packed: Optional[bytes] = None
-        if compress and len(raw) >= COMPRESS_FROM:
-            import zstandard
-
-            packed = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(raw)
+        packed = compressed(raw) if compress and len(raw) >= COMPRESS_FROM else None
         self.db.execute(
             "INSERT INTO transcript_events(session_id, seq, event_json, created_at, event_zstd, event_utf8_bytes) VALUES(?,?,?,?,?,?)",
             (session, seq, None if packed else text, int(time.time() * 1000), packed, len(raw)),
