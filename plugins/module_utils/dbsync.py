@@ -21,7 +21,7 @@ from typing import Callable, Collection, Optional
 from .errors import Unreadable, shown
 from .queue import Queue, SourceRow
 from .read import sqlitestore, tail
-from .read.index import Entry
+from .read.index import Entry, subagent
 from .read.jsonl import Counts
 from .read.routes import HeldSandbox
 from .read.sent import MAX_HASHES, SentLines
@@ -306,8 +306,9 @@ class Database:
         if session is not None:
             session.met_at, session.last = now, head.last
             session.row.size = max(session.row.size, head.last + 1)
-        if head.entry is not None and self.entries.get(head.session) != head.entry:
-            self.entries[head.session] = head.entry
+        entry = Entry(*head.entry, subagent(head.entry[0])) if head.entry is not None else None
+        if entry is not None and self.entries.get(head.session) != entry:
+            self.entries[head.session] = entry
             if session is not None and session.row.id:
                 self._queue.touch_sessions([session.row.session])
         if session is None or session.row.offset != head.last + 1 or session.parts()[0] != head.generation:

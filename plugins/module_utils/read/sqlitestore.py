@@ -38,7 +38,6 @@ from ..errors import CommandError, Refused, Unreadable, shown
 from ..model import Poison
 from ..run import run
 from . import sqlitechild
-from .index import Entry, subagent
 from .opener import HeldDir
 from .sqlitechild import MAX_EVENT_BYTES, MAX_SEQ, REASON_NO_TRANSCRIPTS, SIDECARS
 
@@ -72,12 +71,12 @@ class Want:
 
 @dataclass(frozen=True)
 class Head:
-    """How a session stands: its last seq, and what the index says of it."""
+    """How a session stands: its last seq, and what the index says of it: key, title, channel, chat type."""
 
     session: str
     generation: str
     last: int
-    entry: Optional[Entry]
+    entry: Optional[tuple[str, Optional[str], Optional[str], Optional[str]]]
 
 
 @dataclass
@@ -313,9 +312,7 @@ def _head(session: Any, generation: Any, last: Any, entry: Any) -> Head:
     key, title, channel, chat_type, _status = (item if item is None or isinstance(item, str) else "" for item in entry)
     if not key:
         return Head(session, generation, last, None)
-    key = key[:500]
-    known = Entry(key, title and title[:300], channel and channel[:60], chat_type and chat_type[:60], subagent(key))
-    return Head(session, generation, last, known)
+    return Head(session, generation, last, (key[:500], title and title[:300], channel and channel[:60], chat_type and chat_type[:60]))
 
 
 def _word(value: Any, most: int) -> bool:
