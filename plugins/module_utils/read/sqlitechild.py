@@ -51,7 +51,7 @@ MAX_SCHEMA_ROWS, MAX_SCHEMA_BYTES = 5000, 8 << 20
 MAX_SEQ = 1 << 62
 READ_S = 0.6  # all transactions together; the writer's WAL is not held up longer than this
 LIFE_S = 0.95  # from opening to closing, whatever happens
-MEMORY_BYTES = 256 << 20
+MEMORY_BYTES = 160 << 20  # address space; an event of 8 MiB takes about 75
 CPU_S = 3
 REASON_NO_TRANSCRIPTS = "no transcripts in it"
 OLDEST_SQLITE = (3, 37)  # knows STRICT tables
@@ -116,6 +116,9 @@ def confine(root: Optional[int], directory: int, uid: int, gid: int, keep: int) 
 
     Raises OSError, Refusal.
     """
+    # When memory runs out in the service's group, it is this process that has to go.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write("1000")
     if root is not None:
         os.fchdir(root)
         os.chroot(".")
@@ -309,7 +312,7 @@ def restrict(db: Any, tables: dict[str, frozenset[str]]) -> None:
 
 
 class Reader:
-    """Answers one request from an open database into a list of frames."""
+    """Answers one request from an open database into a list of frames, headers and payloads by turns."""
 
     def __init__(self, db: Any, tables: dict[str, frozenset[str]], deadline: float, budget: int) -> None:
         self.db = db
@@ -324,12 +327,14 @@ class Reader:
             "event_utf8_bytes" if "event_utf8_bytes" in events else "NULL",
         )
 
-    def put(self, kind: bytes, payload: bytes) -> None:
-        self.frames.append(HEADER.pack(kind, len(payload)) + payload)
+    def put_json(self, kind: bytes, value: Any) -> None:
+        payload = json.dumps(value, separators=(",", ":")).encode("ascii")
+        self.frames += (HEADER.pack(kind, len(payload)), payload)
         self.budget -= len(payload)
 
-    def put_json(self, kind: bytes, value: Any) -> None:
-        self.put(kind, json.dumps(value, separators=(",", ":")).encode("ascii"))
+    def put_row(self, index: int, seq: int, data: bytes) -> None:
+        self.frames += (HEADER.pack(b"r", ROW.size + len(data)) + ROW.pack(index, seq), data)
+        self.budget -= ROW.size + len(data)
 
     def late(self) -> bool:
         return time.monotonic() > self.deadline or self.budget <= 0
@@ -445,7 +450,7 @@ class Reader:
                     if self.budget < len(data) and self.frames:
                         state = "more"
                         break
-                    self.put(b"r", ROW.pack(index, seq) + data)
+                    self.put_row(index, seq, data)
                     last = data
                 except Unfit as exc:
                     self.put_json(b"p", [index, seq, *exc.args])
@@ -568,7 +573,7 @@ def answer(request: dict[str, Any]) -> list[bytes]:
         if isinstance(exc, sqlite3.DatabaseError) and sqlite3.sqlite_version_info < OLDEST_SQLITE:
             end["reason"] = "this host's SQLite %s is too old for it (%s)" % (sqlite3.sqlite_version, end["reason"])
     payload = json.dumps(end).encode("ascii")
-    return [*frames, HEADER.pack(b"e", len(payload)) + payload]
+    return [*frames, HEADER.pack(b"e", len(payload)), payload]
 
 
 def _look_around(reader: Reader, request: dict[str, Any], end: dict[str, Any]) -> None:
@@ -601,7 +606,7 @@ def main() -> None:
     signal.setitimer(signal.ITIMER_REAL, LIFE_S)
     frames = answer(request)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.stdout.buffer.write(b"".join(frames))
+    sys.stdout.buffer.writelines(frames)
     sys.stdout.buffer.flush()
 
 
