@@ -19,16 +19,16 @@ import time
 from collections import ChainMap
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Optional, Union
 
 from . import wire
 from .dbsync import Database
 from .errors import Refused, StateError, Unreadable, shown
 from .model import Sandbox
 from .queue import DatabaseError, Queue, Sealed, SessionRow, SourceRow, idempotency_key
-from .read import index, layout, tail
+from .read import index, layout, packed, tail
 from .read.jsonl import Counts
-from .read.routes import HeldSandbox, memory_name
+from .read.routes import DATABASE_ROUTES, HeldSandbox, memory_name
 from .read.sent import MAX_HASHES, SentLines
 from .seal import Sealer, to_blob
 
@@ -208,13 +208,6 @@ class SandboxSync:
                 sums[session] = sums.get(session, 0) + file.row.records
             return sums
 
-        def commit(name: bytes, turn: tail.Turn) -> None:
-            sealed = [self._seal(agent, layout.SessionName(name, "live"), turn.row, batch) for batch in turn.batches]
-            counted = turn.counts.text() if sealed else None
-            queue.commit_turn(turn.row, (uid, key, name), sealed, turn.hashes, turn.poison, counted)
-            agent.sessions[name] = turn.row.session
-            self._count(sealed)
-
         def problem(label: str, text: Optional[str]) -> None:
             if text is None:
                 self.problems.pop(label, None)
@@ -228,15 +221,10 @@ class SandboxSync:
             cursors=cursors,
             session_id=lambda name: agent.sessions.get(name, 0),
             from_files=from_files,
-            commit=commit,
+            commit=lambda name, turn: self._commit(agent, layout.SessionName(name, "live"), turn),
             problem=problem,
             clock=self.context.clock,
         )
-
-    def _count(self, sealed: Sequence[Sealed]) -> None:
-        self.batches += len(sealed)
-        self.bytes += sum(len(batch.payload) for batch in sealed)
-        self.events += sum(batch.records for batch in sealed)
 
     def scan(self) -> list[Work]:
         """Return the sources that have changed since they were last read, in reading order. Cheap when idle.
@@ -421,7 +409,8 @@ class SandboxSync:
                 file.signature = _signature(_identified(entry, file.row)) if entry is not None else None
             return False
         try:
-            more = self._turn(fd, seen, agent, file, meaning)
+            read = self._packed_turn if meaning.packed else self._turn
+            more = read(fd, seen, agent, file, meaning)
             self.problems.pop(label, None)
             return more
         except Exception as exc:
@@ -430,7 +419,11 @@ class SandboxSync:
             if isinstance(exc, (StateError, DatabaseError)):
                 raise  # our own disk
             # What was not foreseen stays with this source; its message may quote content.
-            self._problem(label, str(exc) if isinstance(exc, (Unreadable, OSError)) else "unexpected %s" % type(exc).__name__)
+            text = str(exc) if isinstance(exc, (Unreadable, OSError)) else "unexpected %s" % type(exc).__name__
+            self._problem(label, text, refused=isinstance(exc, Refused))
+            if meaning.packed:
+                # Not again and again: when it changes, or after the next start.
+                file.signature = _signature(seen)
             return False
         finally:
             os.close(fd)
@@ -475,15 +468,49 @@ class SandboxSync:
         if turn.more:
             row.mtime_ns = 0  # not "nothing changed" after a restart
         if row.offset != before or turn.batches or turn.poison or row.id == 0:
-            sealed = [self._seal(agent, meaning, row, batch) for batch in turn.batches]
-            counted = turn.counts.text() if turn.batches else None
-            identity = (self.sandbox.uid, self._agent_key(agent.place), meaning.session)
-            self.context.queue.commit_turn(row, identity, sealed, turn.hashes, turn.poison, counted)
-            agent.sessions[meaning.session] = row.session
-            self._count(sealed)
+            self._commit(agent, meaning, turn)
         file.skip = turn.skip
         file.signature = None if turn.more else _signature(seen)
         return turn.more
+
+    def _packed_turn(self, fd: int, seen: os.stat_result, agent: _Agent, file: _File, meaning: layout.SessionName) -> bool:
+        """As _turn, for a compressed file: it never changes, and nearly all of it was sent before."""
+        signature = _signature(seen)
+        row = file.row
+        if signature[0] != row.ino:
+            return False
+        if self.held.route not in DATABASE_ROUTES:
+            raise Refused("compressed transcripts are not read through the route " + self.held.route)
+        if file.sent is None:
+            # Also after a restart in the middle: what has gone out by then is among what was sent.
+            row.session = row.session or agent.sessions.get(meaning.session, 0)
+            row.offset, row.rereading = 0, True
+            file.sent = SentLines(self.context.queue.sent_hashes(row.session, MAX_HASHES))
+        with self.held.root.open_dir(agent.place.sessions) as directory:
+            data, whole = packed.piece(self.held.root, directory, fd, row.offset, row.name)
+        turn = tail.Turn(row, [], [], b"", Counts(self.context.queue.stats(row.session)), not whole, None)
+        hashes: list[bytes] = []
+        tail.take(tail.spans(data.split(b"\n")[:-1], row.offset), turn, hashes, file.sent)
+        turn.hashes = b"".join(hashes)
+        row.offset += len(data)
+        row.rereading = not whole
+        row.dev, row.size = signature[1:3]
+        row.mtime_ns, row.ctime_ns = signature[3:] if whole else (0, 0)
+        self._commit(agent, meaning, turn)
+        if whole:
+            file.sent, file.signature = None, signature
+        return turn.more
+
+    def _commit(self, agent: _Agent, meaning: layout.SessionName, turn: tail.Turn) -> None:
+        """Seal what a turn took and store it with its cursor."""
+        sealed = [self._seal(agent, meaning, turn.row, batch) for batch in turn.batches]
+        counted = turn.counts.text() if turn.batches else None
+        identity = (self.sandbox.uid, self._agent_key(agent.place), meaning.session)
+        self.context.queue.commit_turn(turn.row, identity, sealed, turn.hashes, turn.poison, counted)
+        agent.sessions[meaning.session] = turn.row.session
+        self.batches += len(sealed)
+        self.bytes += sum(len(batch.payload) for batch in sealed)
+        self.events += sum(batch.records for batch in sealed)
 
     @staticmethod
     def _new_generation(row: SourceRow) -> None:

@@ -253,12 +253,12 @@ def survey(held: HeldSandbox) -> Survey:
                     files, _more = layout.session_files(directory)
                     for name, meaning in files:
                         seen = directory.stat(name)
-                        if seen is None or meaning.session.startswith(layout.WARMUP_PREFIX):
+                        if seen is None or meaning.packed or meaning.session.startswith(layout.WARMUP_PREFIX):
                             continue
                         live.add(meaning.session)
                         size += seen.st_size
                         newest = max(newest or 0.0, seen.st_mtime)
-                    has_jsonl = has_jsonl or bool(files)
+                    has_jsonl = has_jsonl or any(not meaning.packed for _name, meaning in files)
             except (FileNotFoundError, Unreadable):
                 pass
             kept = held.database_sessions(agent.database, deadline)

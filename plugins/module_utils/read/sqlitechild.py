@@ -3,12 +3,13 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""The program that opens a sandbox's SQLite database: a fresh, confined interpreter that lives for less than a second.
+"""The program that opens a sandbox's SQLite database, or inflates a compressed transcript.
 
-It shares nothing with the daemon: no memory (where the keys are), no descriptors but two directories, no
-environment. Once all it needs is imported it moves into the sandbox's root, becomes the owner of the database,
-gives up every privilege, limits itself, and only then touches the file; so it can do at the most what the agent
-itself can. It only reads: mode=ro, and the -shm that a live writer shares is mapped read-only.
+It is a fresh, confined interpreter that lives for less than a second and shares nothing with the daemon: no memory
+(where the keys are), no descriptors but two directories, no environment. Once all it needs is imported it moves into
+the sandbox's root, becomes the owner of the database, gives up every privilege, limits itself, and only then touches
+the file; so it can do at the most what the agent itself can. It only reads: mode=ro, and the -shm that a live writer
+shares is mapped read-only.
 
 Request (JSON on stdin) and answer (frames on stdout, only after the database is closed) are described in
 sqlitestore.py. This file is also that program's whole source: the standard library, zstandard, no relative imports.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import io
 import json
 import os
 import re
@@ -29,7 +31,7 @@ import stat
 import struct
 import sys
 import time
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, BinaryIO, Callable, Iterator, Optional
 
 try:
     import sqlite3
@@ -61,6 +63,7 @@ HEADER = struct.Struct(">cI")  # kind, length of what follows
 ROW = struct.Struct(">Iq")  # index of the session asked for, seq; then the event's bytes
 ANCHOR_BYTES = 8
 
+Decoder = Callable[[BinaryIO], Any]
 Signature = tuple[tuple[int, int, int, int], ...]
 
 
@@ -72,34 +75,33 @@ class Unfit(Exception):
     """One event cannot be taken: (length, SHA-256 of what stands for it, reason)."""
 
 
-def _decoder() -> Optional[Callable[[bytes, int], bytes]]:
-    """Return what inflates a zstd frame to at most so many bytes and one, None when there is no decoder."""
+def _decoder() -> Optional[Decoder]:
+    """Return what opens a stream of zstd as one of what it holds, None when there is no decoder."""
     window_log = 23  # a frame may ask for a window as large as the largest event, not for gigabytes
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]
 
         options = {zstd.DecompressionParameter.window_log_max: window_log}
-        return lambda data, most: bytes(zstd.ZstdDecompressor(options=options).decompress(data, most + 1))
+        return lambda source: zstd.ZstdFile(source, options=options)
     except ImportError:
         pass
     try:
         import zstandard
     except ImportError:
         return None
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << window_log)
+    return lambda source: zstandard.ZstdDecompressor(max_window_size=1 << window_log).stream_reader(source)
 
-    def inflate(data: bytes, most: int) -> bytes:
-        pieces, left = [], most + 1
-        with reader.stream_reader(data) as stream:
-            while left > 0:
-                piece = stream.read(min(left, 1 << 20))
-                if not piece:
-                    break
-                pieces.append(piece)
-                left -= len(piece)
-        return b"".join(pieces)
 
-    return inflate
+def _read(stream: Any, most: int) -> bytes:
+    """Return the next MOST bytes of STREAM, fewer only at its end."""
+    pieces = []
+    while most > 0:
+        piece = stream.read(min(most, 1 << 20))
+        if not piece:
+            break
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
 
 
 # -- confinement ---------------------------------------------------------------------
@@ -496,7 +498,7 @@ class Reader:
             raise Refusal("compressed events need the Python package zstandard")
         most = min(MAX_EVENT_BYTES, size) if isinstance(size, int) and size > 0 else MAX_EVENT_BYTES
         try:
-            data = self.inflate(packed, most)
+            data = _read(self.inflate(io.BytesIO(packed)), most + 1)
         except MemoryError:
             raise _unfit(packed, len(packed), "cannot be decompressed in the memory allowed") from None
         except Exception:  # each decoder has its own class of error
@@ -595,6 +597,31 @@ def _look_around(reader: Reader, request: dict[str, Any], end: dict[str, Any]) -
             raise Refusal("%s: %s" % (type(exc).__name__, str(exc)[:200])) from None
 
 
+def inflated(request: dict[str, Any]) -> list[bytes]:
+    """Return the frames for a request about a compressed file: a piece "d" of what it holds from an offset on, then "e"."""
+    end: dict[str, Any] = {"whole": False, "reason": None}
+    data = b""
+    try:
+        if DECODER is None:
+            raise Refusal("it needs the Python package zstandard")
+        with open(request["inflate"], "rb", closefd=False) as packed:
+            stream = DECODER(packed)
+            left = request["offset"]
+            while left > 0:
+                passed = len(stream.read(min(left, 1 << 20)))
+                if not passed:
+                    raise Refusal("it holds less than before")
+                left -= passed
+            data = _read(stream, request["budget"])
+            end["whole"] = len(data) < request["budget"]
+    except Refusal as exc:
+        end["reason"] = str(exc)
+    except Exception as exc:  # each decoder has its own class of error
+        end["reason"] = "damaged zstd data (%s)" % type(exc).__name__
+    payload = json.dumps(end).encode("ascii")
+    return [HEADER.pack(b"d", len(data)), data, HEADER.pack(b"e", len(payload)), payload]
+
+
 def main() -> None:
     """Read the request, confine ourselves, answer. Any way out but the last line is an answer that is not complete."""
     request = json.loads(sys.stdin.buffer.read())
@@ -604,13 +631,13 @@ def main() -> None:
     # A transaction that hangs (a stuck disk, a stopped process) must not pin the writer's WAL: the kernel ends us, locks and all.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, LIFE_S)
-    frames = answer(request)
+    frames = inflated(request) if "inflate" in request else answer(request)
     signal.setitimer(signal.ITIMER_REAL, 0)
     sys.stdout.buffer.writelines(frames)
     sys.stdout.buffer.flush()
 
 
-DECODER: Optional[Callable[[bytes, int], bytes]] = None
+DECODER: Optional[Decoder] = None
 if __name__ == "__main__":
     sys.path.extend(sys.argv[1:])
     DECODER = _decoder()

@@ -52,7 +52,7 @@ _START = "import marshal,sys;size=int(sys.argv.pop(1));exec(marshal.loads(sys.st
 # CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT: numbers of linux/capability.h
 _NEEDED_CAPABILITIES = 1 << 6 | 1 << 7 | 1 << 18
 _CAP_DAC_READ_SEARCH, _CAP_SETPCAP = 1 << 2, 1 << 8
-_NOBODY = 65534
+NOBODY = 65534
 
 
 class NoTranscripts(Unreadable):
@@ -136,8 +136,7 @@ def ask(
         seen = directory.stat(name)
         if seen is None:
             raise Unreadable("the database is gone", where=shown(path))
-        capabilities = _capabilities()
-        confined = capabilities & _NEEDED_CAPABILITIES == _NEEDED_CAPABILITIES
+        confined, uid, gid, keep = identity(seen.st_uid, seen.st_gid)
         if not confined and not (own_home and seen.st_uid == os.geteuid()):
             raise Unreadable(
                 "its SQLite transcripts are not read",
@@ -145,10 +144,6 @@ def ask(
                 cause="reading them safely takes CAP_SYS_CHROOT, CAP_SETUID and CAP_SETGID",
                 next_step="run as root, or with the service that the daemon role installs",
             )
-        uid, gid, keep = (seen.st_uid, seen.st_gid, 0) if confined else (os.geteuid(), os.getegid(), 0)
-        if confined and uid == 0 and capabilities & _CAP_DAC_READ_SEARCH and capabilities & _CAP_SETPCAP:
-            # An agent that is root reads all there is in its sandbox; so does nobody with this one capability, and writes nothing.
-            uid, gid, keep = _NOBODY, _NOBODY, _CAP_DAC_READ_SEARCH
         request = {
             "root": root.fd if confined else None,
             "directory": directory.fd,
@@ -162,7 +157,7 @@ def ask(
             "walk": walk,
             "heads": MAX_HEADS,
         }
-        output = _child(request, [directory.fd, root.fd] if confined else [directory.fd], shown(path))
+        output = child(request, [directory.fd, root.fd] if confined else [directory.fd], shown(path))
     try:
         return _understood(output, want, shown(path))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, RecursionError) as exc:
@@ -182,7 +177,18 @@ def all_sessions(root: HeldDir, path: bytes, *, own_home: bool) -> tuple[set[str
     return found, walk is None
 
 
-def _capabilities() -> int:
+def identity(owner: int, group: int) -> tuple[bool, int, int, int]:
+    """Return whether a child may be confined, and as which uid, gid and with which capabilities it is to read a file of OWNER."""
+    capabilities = capabilities_held()
+    if capabilities & _NEEDED_CAPABILITIES != _NEEDED_CAPABILITIES:
+        return False, os.geteuid(), os.getegid(), 0
+    if owner == 0 and capabilities & _CAP_DAC_READ_SEARCH and capabilities & _CAP_SETPCAP:
+        # An agent that is root reads all there is in its sandbox; so does nobody with this one capability, and writes nothing.
+        return True, NOBODY, NOBODY, _CAP_DAC_READ_SEARCH
+    return True, owner, group, 0
+
+
+def capabilities_held() -> int:
     """Return our effective capabilities as a set of bits: in some containers root may not change its root."""
     try:
         with open("/proc/self/status", "rb") as status:
@@ -214,7 +220,8 @@ def _packages() -> tuple[str, ...]:
     return (os.path.dirname(os.path.dirname(spec.origin)),) if spec is not None and spec.origin else ()
 
 
-def _child(request: dict[str, Any], descriptors: list[int], where: str) -> bytes:
+def child(request: dict[str, Any], descriptors: list[int], where: str) -> bytes:
+    """Run a child on REQUEST with these DESCRIPTORS and return what it answered. Raises Unreadable."""
     program = _program()
     # -I -S: no environment, no user site, no site-packages but the one named; -B: nothing is written.
     argv = [sys.executable, "-I", "-S", "-B", "-c", _START, str(len(program)), *_packages()]
@@ -241,25 +248,26 @@ def _understood(output: bytes, want: Sequence[Want], where: str) -> Answer:
     answer = Answer({}, [], 0, None, False)
     end: Optional[dict[str, Any]] = None
     at = 0
+    view = memoryview(output)
     while at < len(output):
         if end is not None:
             raise ValueError("frames behind the end")
         kind, length = sqlitechild.HEADER.unpack_from(output, at)
         at += sqlitechild.HEADER.size
-        payload = output[at : at + length]
+        payload = view[at : at + length]
         if len(payload) != length:
             raise ValueError("cut off")
         at += length
         if kind == b"r":
             index, seq = sqlitechild.ROW.unpack_from(payload)
-            data = payload[sqlitechild.ROW.size :]
+            data = bytes(payload[sqlitechild.ROW.size :])
             if len(data) > MAX_EVENT_BYTES:
                 raise ValueError("event too long")
             piece = _piece(answer, index, want, seq)
             piece.events.append((seq, data))
             piece.following = seq + 1
             continue
-        value = json.loads(payload)
+        value = json.loads(bytes(payload))
         if kind == b"p":
             index, seq, size, digest, reason = value
             if not (isinstance(size, int) and 0 <= size < MAX_SEQ and _word(digest, 64) and isinstance(reason, str)):

@@ -353,6 +353,38 @@ def test_a_file_that_appears_while_the_database_is_read_is_sent_once(node: Node)
     assert sorted(numbers(node.events("a"))) == list(range(12_000))
 
 
+def test_an_archive_of_a_deleted_session_brings_what_was_not_seen(node: Node) -> None:
+    history = texts(9000, size=900)
+    database = node.database()
+    database.session("a")
+    database.add("a", history[:30])
+    node.read()
+    database.delete("a")
+    raw = "".join(text + "\n" for text in history).encode()
+    (node.sessions / "a.jsonl.deleted.2026-11-21T19-42-59.112Z.e56c.zst").write_bytes(agentdb.compressed(raw))
+    (node.sessions / "b.jsonl.deleted.2026-11-21T19-42-59.112Z.e56c.zst").write_bytes(b"not zstd")
+    node.read()
+    assert numbers(node.events("a")) == list(range(9000))
+    assert "damaged" in node.sync.problems["b.jsonl.deleted.2026-11-21T19-42-59.112Z.e56c.zst"]
+    node.restart()
+    assert node.read() <= 2  # the damaged one, and the database
+    assert len(node.events("a")) == 9000
+    assert routes.survey(node.sync.held).store == "none" or routes.survey(node.sync.held).session_count == 0
+
+
+def test_an_archive_is_read_from_its_start_after_a_restart_midway(node: Node) -> None:
+    raw = "".join(text + "\n" for text in texts(9000, size=900)).encode()
+    (node.sessions / "a.jsonl.deleted.2026-11-21T19-42-59.112Z.e56c.zst").write_bytes(agentdb.compressed(raw))
+    (node.sessions / "bomb.jsonl.deleted.x.zst").write_bytes(agentdb.compressed(b"\0" * (300 << 20)))
+    for item in node.sync.scan():
+        node.sync.turn(*item)
+    assert 0 < len(node.events("a")) < 9000
+    node.restart()
+    node.read()
+    assert numbers(node.events("a")) == list(range(9000))
+    assert "longer than" in node.sync.problems["bomb.jsonl.deleted.x.zst"]
+
+
 def test_the_survey_counts_sessions(node: Node) -> None:
     database = node.database()
     for name in ("a", "b", "nemoclaw-onboard-warmup-1"):
