@@ -18,8 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Collection, Optional
 
-from .errors import Unreadable, shown
-from .queue import Queue, SourceRow
+from .errors import Refused, StateError, Unreadable, shown
+from .queue import DatabaseError, Queue, SourceRow
 from .read import sqlitestore, tail
 from .read.index import Entry, subagent
 from .read.jsonl import Counts
@@ -83,11 +83,12 @@ class Database:
         session_id: Callable[[bytes], int],
         from_files: Callable[[], dict[bytes, int]],
         commit: Callable[[bytes, tail.Turn], None],
-        problem: Callable[[str, Optional[str]], None],
+        problem: Callable[[str, Optional[str], bool], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``cursors`` gives the stored rows by session, ``session_id`` a session's id in the queue (0: none yet), ``from_files``
-        how many records were sent of each session's files; ``commit`` stores a turn, ``problem`` takes None for "solved".
+        how many records were sent of each session's files; ``commit`` stores a turn; ``problem`` takes a label, what is wrong
+        (None: nothing any more), and whether that is something never to be read, which is no failure of ours.
         """
         self.path = path
         self.entries: dict[str, Entry] = {}
@@ -96,7 +97,7 @@ class Database:
         self._held = held
         self._queue = queue
         self._cursors, self._session_id, self._from_files = cursors, session_id, from_files
-        self._commit, self._problem = commit, problem
+        self._commit, self._tell = commit, problem
         self._clock = clock
         self._label = shown(path)
         self._busy: Collection[bytes] = ()
@@ -122,6 +123,15 @@ class Database:
                 session.restart()
             self.sessions[name] = session
 
+    def _problem(self, label: str, text: Optional[str], *, refused: bool = False) -> None:
+        self._tell(label, text, refused)
+
+    def _fail(self, text: str, now: float, *, refused: bool = False) -> None:
+        """Note why nothing could be read, and wait longer from time to time."""
+        self._problem(self._label, text, refused=refused)
+        self._pause_until = now + min(MAX_PAUSE_S, 2.0**self._failures)
+        self._failures = min(self._failures + 1, 20)
+
     def sent_of(self, name: bytes) -> int:
         """Return how many records of a session were sent from here."""
         session = self.sessions.get(name)
@@ -139,7 +149,7 @@ class Database:
         try:
             self._found = sqlitestore.look(self._held.root, self.path)
         except Unreadable as exc:
-            self._problem(self._label, str(exc))
+            self._problem(self._label, str(exc), refused=isinstance(exc, Refused))
             return False
         if self._found is None:
             return False
@@ -166,6 +176,16 @@ class Database:
     def turn(self) -> bool:
         """Ask once, store what came. True when there is more to take at once. Raises StateError: the turn did not happen."""
         now = self.served_at = self._clock()
+        try:
+            return self._turn(now)
+        except (StateError, DatabaseError):
+            raise  # our own disk
+        except Exception as exc:
+            # What was not foreseen stays with this source; its message may quote content.
+            self._fail("unexpected %s" % type(exc).__name__, now)
+            return False
+
+    def _turn(self, now: float) -> bool:
         found = self._found
         if not self._whole:
             self._adopt()
@@ -188,9 +208,7 @@ class Database:
             self._problem(self._label, None)
             return False
         except Unreadable as exc:
-            self._problem(self._label, str(exc))
-            self._pause_until = now + min(MAX_PAUSE_S, 2.0**self._failures)
-            self._failures = min(self._failures + 1, 20)
+            self._fail(str(exc), now, refused=isinstance(exc, Refused))
             return False
         self._failures = 0
         self._problem(self._label, None)

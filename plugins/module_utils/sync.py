@@ -208,11 +208,11 @@ class SandboxSync:
                 sums[session] = sums.get(session, 0) + file.row.records
             return sums
 
-        def problem(label: str, text: Optional[str]) -> None:
+        def problem(label: str, text: Optional[str], refused: bool) -> None:
             if text is None:
                 self.problems.pop(label, None)
             else:
-                self._problem(label, text)
+                self._problem(label, text, refused=refused)
 
         return Database(
             self.held,

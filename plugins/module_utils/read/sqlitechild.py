@@ -68,7 +68,11 @@ Signature = tuple[tuple[int, int, int, int], ...]
 
 
 class Refusal(Exception):
-    """The database is not read; the message is the reason."""
+    """What was found is never read, as no honest writer makes it; the message is the reason."""
+
+
+class NotNow(Exception):
+    """It cannot be read here and now; the message is the reason."""
 
 
 class Unfit(Exception):
@@ -189,7 +193,7 @@ def open_database(name: bytes, deadline: float) -> tuple[Any, Optional[Signature
     """Return a read-only connection, and the signature that must still hold at the end (None: SQLite's locks see to it)."""
     before = signature(name)
     if not before[0][0]:
-        raise Refusal("the database is gone")
+        raise NotNow("the database is gone")
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         head = os.pread(fd, 100, 0)
@@ -457,7 +461,7 @@ class Reader:
                 except Unfit as exc:
                     self.put_json(b"p", [index, seq, *exc.args])
                     last = b""
-                except Refusal as exc:
+                except NotNow as exc:
                     state = str(exc)
                     break
                 following, anchor = seq + 1, ""
@@ -476,7 +480,7 @@ class Reader:
             return False
 
     def _event(self, session: bytes, seq: int) -> bytes:
-        """Return the JSON text of one event. Raises Unfit when it never will be one, Refusal when it cannot be told here."""
+        """Return the JSON text of one event. Raises Unfit when it never will be one, NotNow when it cannot be told here."""
         try:
             row = self.db.execute(self._cell, (session, seq)).fetchone()
         except (sqlite3.DataError, MemoryError):
@@ -495,7 +499,7 @@ class Reader:
         if not isinstance(packed, bytes):
             raise _unfit(b"%s:%d" % (session, seq), 0, "no text")
         if self.inflate is None:
-            raise Refusal("compressed events need the Python package zstandard")
+            raise NotNow("compressed events need the Python package zstandard")
         most = min(MAX_EVENT_BYTES, size) if isinstance(size, int) and size > 0 else MAX_EVENT_BYTES
         try:
             data = _read(self.inflate(io.BytesIO(packed)), most + 1)
@@ -540,7 +544,7 @@ def text(raw: Any, most: int) -> Optional[str]:
 def answer(request: dict[str, Any]) -> list[bytes]:
     """Return the frames for REQUEST; the last one is always "e", with a reason when nothing else is to be believed."""
     deadline = time.monotonic() + READ_S
-    end: dict[str, Any] = {"rowid": request["rowid"], "after": None, "lost": False, "reason": None}
+    end: dict[str, Any] = {"rowid": request["rowid"], "after": None, "lost": False, "reason": None, "refused": False}
     name = os.fsencode(request["name"])
     frames: list[bytes] = []
     try:
@@ -565,8 +569,10 @@ def answer(request: dict[str, Any]) -> list[bytes]:
             frames = reader.frames
             db.close()
             if must_hold is not None and signature(name) != must_hold:
-                raise Refusal("it was opened by its owner meanwhile; it is tried again")
+                raise NotNow("it was opened by its owner meanwhile; it is tried again")
     except Refusal as exc:
+        frames, end["reason"], end["refused"] = [], str(exc), True
+    except NotNow as exc:
         frames, end["reason"] = [], str(exc)
     except MemoryError:
         frames, end["reason"] = [], "more memory than %d bytes" % MEMORY_BYTES
@@ -594,7 +600,7 @@ def _look_around(reader: Reader, request: dict[str, Any], end: dict[str, Any]) -
     except sqlite3.Error as exc:
         end["lost"] = True
         if time.monotonic() <= reader.deadline:
-            raise Refusal("%s: %s" % (type(exc).__name__, str(exc)[:200])) from None
+            raise NotNow("%s: %s" % (type(exc).__name__, str(exc)[:200])) from None
 
 
 def inflated(request: dict[str, Any]) -> list[bytes]:
@@ -603,18 +609,18 @@ def inflated(request: dict[str, Any]) -> list[bytes]:
     data = b""
     try:
         if DECODER is None:
-            raise Refusal("it needs the Python package zstandard")
+            raise NotNow("it needs the Python package zstandard")
         with open(request["inflate"], "rb", closefd=False) as packed:
             stream = DECODER(packed)
             left = request["offset"]
             while left > 0:
                 passed = len(stream.read(min(left, 1 << 20)))
                 if not passed:
-                    raise Refusal("it holds less than before")
+                    raise NotNow("it holds less than before")
                 left -= passed
             data = _read(stream, request["budget"])
             end["whole"] = len(data) < request["budget"]
-    except Refusal as exc:
+    except NotNow as exc:
         end["reason"] = str(exc)
     except Exception as exc:  # each decoder has its own class of error
         end["reason"] = "damaged zstd data (%s)" % type(exc).__name__

@@ -16,7 +16,7 @@ Answer, frames of kind, length and payload:
   r  index in want, seq, the event's bytes         p  [index, seq, length, sha256, reason]: an event that cannot be taken
   s  [index, generation, next seq, anchor, state]  ends what is told of one session: ok, more, rewritten, or what went wrong
   h  [[session, generation, last seq, entry], …]   sessions as they stand now; entry: [key, title, channel, chat type, status]
-  e  {rowid, after, lost, reason}                  ends the answer; one without it is no answer
+  e  {rowid, after, lost, reason, refused}         ends the answer; one without it is no answer
 The answer comes from a process that may have been taken over by what it read: it is capped, and every length, type and
 order is checked. An anchor is a hash of the last event passed: generation and anchor together tell a rewrite.
 """
@@ -292,7 +292,7 @@ def _understood(output: bytes, want: Sequence[Want], where: str) -> Answer:
     if end is None:
         raise ValueError("no end")
     if end["reason"] is not None:
-        kind_of_error = NoTranscripts if end["reason"] == REASON_NO_TRANSCRIPTS else Refused
+        kind_of_error = NoTranscripts if end["reason"] == REASON_NO_TRANSCRIPTS else Refused if end.get("refused") is True else Unreadable
         raise kind_of_error("its SQLite database is not read", where=where, cause=shown(str(end["reason"]), 300))
     answer.rowid, answer.after, answer.lost = end["rowid"], end["after"], bool(end["lost"])
     if not isinstance(answer.rowid, int) or not (answer.after is None or isinstance(answer.after, str)):

@@ -611,7 +611,8 @@ def test_a_crafted_schema_is_refused_at_once(node: Node, name: str) -> None:
     print(name, "->", caught.value)
     node.read()
     assert node.bodies() == []
-    assert node.sync.problems
+    # A schema that SQLite itself finds damaged may be an accident; the others are planted.
+    assert node.sync.problems and bool(node.sync.failures()) == (name == "disguised view")
 
 
 def test_triggers_and_lying_indexes_gain_nothing(node: Node) -> None:
