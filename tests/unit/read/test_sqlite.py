@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, Optional
 
@@ -503,6 +504,21 @@ try:
 except Unreadable as exc:
     print(json.dumps(str(exc)))
 """
+
+
+def test_the_child_is_at_hand_in_a_zipapp(node: Node, tmp_path: Path) -> None:
+    database = node.database()
+    database.session("a")
+    database.add("a", texts(4))
+    engine = Path(sqlitestore.__file__).parents[1]
+    release = tmp_path / "clawmetry.pyz"
+    with zipfile.ZipFile(release, "w") as archive:
+        for file in sorted(engine.rglob("*.py")):
+            archive.write(file, "clawmetry_sync/" + str(file.relative_to(engine)))
+    main = SERVICE[SERVICE.index("from clawmetry_sync") :].replace("os.fsencode(home)", "os.fsencode(sys.argv[2])").replace("False", "True")
+    argv = [sys.executable, "-Bc", "import json, os, sys\nsys.path.insert(0, sys.argv[1])\n" + main, str(release), str(node.home)]
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=60, cwd=tmp_path)
+    assert json.loads(done.stdout or b"null") == [os.geteuid(), "ok", 4], done.stderr.decode()
 
 
 @pytest.mark.root
