@@ -28,8 +28,9 @@ from .read.sent import MAX_HASHES, SentLines
 
 # How long after a repeated event more of them are expected: a migration may be half way.
 REREAD_GRACE_S = 600.0
-# A child costs some 40 ms of CPU: with pauses of 25 times what one took, a busy database takes 4 % of a core at the most.
-MIN_PAUSE_S, PAUSE_PER_COST = 0.5, 25.0
+# A child costs some 40 ms of CPU: with pauses of 25 times what one took, a busy database takes about 4 % of a core.
+# On a busy host it takes longer by the clock; new rows are not to wait for more than two seconds then.
+MIN_PAUSE_S, PAUSE_PER_COST, MAX_BUSY_PAUSE_S = 0.5, 25.0, 2.0
 MAX_PAUSE_S = 300.0
 NO_TRANSCRIPTS_PAUSE_S = 60.0
 # Rows are found by row id as they are added; what that can miss (row ids used again) a walk over all sessions finds.
@@ -222,7 +223,7 @@ class Database:
         self._whole = True
         self._seen = found
         took = self._clock() - now
-        self._not_before = now + took + max(MIN_PAUSE_S, took * PAUSE_PER_COST)
+        self._not_before = now + took + min(MAX_BUSY_PAUSE_S, max(MIN_PAUSE_S, took * PAUSE_PER_COST))
         for index, name in enumerate(want):
             # Written to while it was read: that is for the next turn, or a busy writer would keep us busy as well.
             if name in self._behind and index in answer.pieces and answer.pieces[index].state == "ok":

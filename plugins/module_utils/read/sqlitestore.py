@@ -43,7 +43,7 @@ from .sqlitechild import MAX_EVENT_BYTES, MAX_SEQ, REASON_NO_TRANSCRIPTS, SIDECA
 
 BUDGET_BYTES = 4 << 20
 OUTPUT_CAP = BUDGET_BYTES + MAX_EVENT_BYTES + (2 << 20)
-TIMEOUT_S = 15.0  # the interpreter's start on a busy host; what it does with the database is limited to a second
+TIMEOUT_S = 6.0  # the interpreter's start on a busy host; what it does with the database is limited to a second
 MAX_WANT = 100
 MAX_HEADS = 2000
 MAX_SESSIONS = 10_000  # OpenClaw itself keeps 5,000 at the most
