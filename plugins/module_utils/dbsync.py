@@ -23,7 +23,7 @@ from .queue import DatabaseError, Queue, SourceRow
 from .read import sqlitestore, tail
 from .read.index import Entry, subagent
 from .read.jsonl import Counts
-from .read.routes import HeldSandbox
+from .read.routes import DATABASE_ROUTES, HeldSandbox
 from .read.sent import MAX_HASHES, SentLines
 
 # How long after a repeated event more of them are expected: a migration may be half way.
@@ -145,6 +145,8 @@ class Database:
 
         AT_ONCE: the sandbox has ended, this may be the last look into it.
         """
+        if self._held.route not in DATABASE_ROUTES:
+            return False  # the survey says so
         now = self._clock()
         self._busy = busy
         try:

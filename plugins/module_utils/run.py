@@ -52,10 +52,9 @@ def run(
     """Run ARGV without a shell and return its result, whatever its exit code.
 
     ``env`` is added to a short base environment, never the caller's own. ``user``/``group`` (numeric)
-    drop to that account, with no supplementary groups. ``stdin`` is fed to it while its output is read;
-    without it stdin is closed. ``pass_fds`` are the only descriptors it gets besides. Raises CommandError when it cannot be
-    started, runs past ``timeout_s``, or prints more than ``output_cap`` bytes; its whole process
-    group is killed then.
+    drop to that account, with no supplementary groups. ``stdin`` is fed to it, and it gets ``pass_fds``.
+    Raises CommandError when it cannot be started, runs past ``timeout_s``, or prints more than
+    ``output_cap`` bytes; its whole process group is killed then.
     """
     where = shown(" ".join(argv))
     environment = dict(_BASE_ENV)
@@ -96,7 +95,10 @@ def run(
                     break
                 for key, _events in selector.select(left):
                     if key.fd not in streams:
-                        to_feed = _feed(key.fd, to_feed)
+                        try:
+                            to_feed = to_feed[os.write(key.fd, to_feed[:4096]) :]  # PIPE_BUF
+                        except BrokenPipeError:
+                            to_feed = to_feed[:0]
                         if not to_feed:
                             selector.unregister(key.fileobj)
                             child.stdin.close()
@@ -126,13 +128,3 @@ def run(
     if failure:
         raise CommandError("command stopped", where=where, cause=failure)
     return Result(tuple(argv), int(child.returncode), out, err)
-
-
-def _feed(fd: int, data: memoryview) -> memoryview:
-    """Write what the pipe takes of DATA and return the rest; nothing is left for one who has stopped reading."""
-    try:
-        return data[os.write(fd, data[:65536]) :]
-    except BlockingIOError:
-        return data
-    except BrokenPipeError:
-        return data[:0]

@@ -58,7 +58,7 @@ class SessionName:
 
     @property
     def packed(self) -> bool:
-        """Is it compressed? So OpenClaw 2026.8 and later leaves what was deleted from its database."""
+        """Is it compressed, as what OpenClaw deletes from its database is left?"""
         return self.stamp.endswith(b".zst")
 
     @property

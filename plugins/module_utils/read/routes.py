@@ -13,10 +13,8 @@ own programs (exec), where the operator allows it and nothing else leads in.
 
 from __future__ import annotations
 
-import os
-import time
 from importlib import import_module
-from typing import Callable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 from ..dockerapi import Engine
 from ..errors import Unreadable, shown
@@ -26,18 +24,10 @@ from .archive import ArchiveRoot
 from .opener import HeldDir
 from .spool import SpooledRoot
 
-SURVEY_DATABASES_S = 3.0
-# SQLite needs the file itself: what the engine copies out or a program prints is no database to read while it is written.
+# SQLite needs the file itself.
 DATABASE_ROUTES = ("proc", "volume")
 
 Reinspect = Callable[[ContainerPlace], Optional[ContainerPlace]]
-
-
-class Kept(NamedTuple):
-    """What a database holds: session ids, and why these are not all (or none)."""
-
-    sessions: frozenset[str]
-    reason: Optional[str]
 
 
 class HeldSandbox:
@@ -60,7 +50,7 @@ class HeldSandbox:
         self._pinned = pinned
         self._state = state
         self.states: tuple[layout.State, ...] = ()
-        self._kept: dict[bytes, tuple[object, Optional[Kept]]] = {}
+        self._counter: Any = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -89,39 +79,16 @@ class HeldSandbox:
         if isinstance(self.root, SpooledRoot):
             self.root.look()
 
-    def database_sessions(self, path: bytes, deadline: float) -> Optional[Kept]:
-        """Return the sessions that an agent's database holds, None when no transcripts are kept in it.
-
-        A child process reads them, only when the database has changed since, and not after DEADLINE (monotonic).
-        """
-        if not _sizes(self.root, path):
-            return None
+    def database_sessions(self, path: bytes) -> Any:
+        """Return what counting.Counter tells of an agent's database."""
         if self.route not in DATABASE_ROUTES:
-            return Kept(frozenset(), "transcripts in SQLite are not read through the route %s" % self.route)
+            return (), "SQLite is not read through the route " + self.route, 0, 0.0
         try:
-            # Imported by name: the reader takes more room than the snapshot module has (P7).
-            store = import_module(".sqlitestore", __package__)
+            if self._counter is None:
+                self._counter = import_module(".counting", __package__).Counter(self.root, self.sandbox.home is not None)
         except ImportError:
-            return Kept(frozenset(), "sessions in SQLite are counted by the installed release only (clawmetry snapshot)")
-        try:
-            now = store.look(self.root, path)
-        except Unreadable as exc:
-            return Kept(frozenset(), str(exc))
-        known = self._kept.get(path)
-        if known is not None and known[0] == now:
-            return known[1]
-        if time.monotonic() > deadline:
-            return Kept(frozenset(), "reading its databases takes too long")
-        kept: Optional[Kept] = None
-        try:
-            found, whole = store.all_sessions(self.root, path, own_home=self.sandbox.home is not None)
-            kept = Kept(frozenset(found), None if whole else "more than %d sessions; the rest is not read" % store.MAX_SESSIONS)
-        except store.NoTranscripts:
-            pass
-        except Unreadable as exc:
-            kept = Kept(frozenset(), str(exc))
-        self._kept[path] = (now, kept)
-        return kept
+            return (), "SQLite is read by the installed release only", 0, 0.0
+        return self._counter.sessions(path)
 
     def close(self) -> None:
         if self._pinned is not None:
@@ -236,14 +203,13 @@ def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
 
 
 def survey(held: HeldSandbox) -> Survey:
-    """Tell what is there by listing and lstat; no file is opened but a database, for the names of its sessions."""
+    """Tell what is there by listing and lstat; only databases are opened."""
     agents: list[str] = []
     count = size = 0
     newest: Optional[float] = None
     has_jsonl = has_sqlite = False
     reason = None if held.states else "no OpenClaw state directory was found in it"
     memory: list[tuple[str, int, float]] = []
-    deadline = time.monotonic() + SURVEY_DATABASES_S
     for state in held.states:
         for agent in state.agents:
             agents.append(shown(agent.agent))
@@ -261,14 +227,13 @@ def survey(held: HeldSandbox) -> Survey:
                     has_jsonl = has_jsonl or any(not meaning.packed for _name, meaning in files)
             except (FileNotFoundError, Unreadable):
                 pass
-            kept = held.database_sessions(agent.database, deadline)
+            kept = held.database_sessions(agent.database) if _exists(held.root, agent.database) else None
             if kept is not None:
                 has_sqlite = True
-                reason = kept.reason or reason
-                live |= {name for name in map(str.encode, kept.sessions) if not name.startswith(layout.WARMUP_PREFIX)}
-                for seen in _sizes(held.root, agent.database):
-                    size += seen.st_size
-                    newest = max(newest or 0.0, seen.st_mtime)
+                reason = kept[1] or reason
+                live |= {name for name in map(str.encode, kept[0]) if not name.startswith(layout.WARMUP_PREFIX)}
+                size += kept[2]
+                newest = max(newest or 0.0, kept[3]) or None
             count += len(live)
         for workspace in state.workspaces:
             for name, seen in layout.memory_files(held.root, workspace):
@@ -293,12 +258,10 @@ def memory_name(workspace: bytes, name: bytes) -> bytes:
     return name if last == b"workspace" else last + b"/" + name
 
 
-def _sizes(root: HeldDir, path: bytes) -> list[os.stat_result]:
-    """Return lstat of a database and its -wal, [] where there is none."""
+def _exists(root: HeldDir, path: bytes) -> bool:
     parent, _slash, name = path.rpartition(b"/")
     try:
         with root.open_dir(parent) as directory:
-            seen = directory.stat(name)
-            return [] if seen is None else [item for item in (seen, directory.stat(name + b"-wal")) if item is not None]
+            return directory.stat(name) is not None
     except (FileNotFoundError, Unreadable):
-        return []
+        return False
