@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""The one subprocess runner: argv only, stdin closed, clean environment, timeout, output cap, group killed.
+"""The one subprocess runner: argv only, stdin closed or fed, clean environment, timeout, output cap, group killed.
 
 Nothing else in the engine may import subprocess.
 """
@@ -46,13 +46,15 @@ def run(
     env: Optional[Mapping[str, str]] = None,
     user: Optional[int] = None,
     group: Optional[int] = None,
+    stdin: Optional[bytes] = None,
+    pass_fds: Sequence[int] = (),
 ) -> Result:
     """Run ARGV without a shell and return its result, whatever its exit code.
 
     ``env`` is added to a short base environment, never the caller's own. ``user``/``group`` (numeric)
-    drop to that account, with no supplementary groups. Raises CommandError when it cannot be
-    started, runs past ``timeout_s``, or prints more than ``output_cap`` bytes; its whole process
-    group is killed then.
+    drop to that account, with no supplementary groups. ``stdin`` is fed to it, and it gets ``pass_fds``.
+    Raises CommandError when it cannot be started, runs past ``timeout_s``, or prints more than
+    ``output_cap`` bytes; its whole process group is killed then.
     """
     where = shown(" ".join(argv))
     environment = dict(_BASE_ENV)
@@ -63,13 +65,14 @@ def run(
     try:
         child = subprocess.Popen(  # type: ignore[call-overload]
             list(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
             cwd="/",
             start_new_session=True,
             close_fds=True,
+            pass_fds=tuple(pass_fds),
             **identity,
         )
     except (OSError, ValueError) as exc:
@@ -81,12 +84,25 @@ def run(
         with selectors.DefaultSelector() as selector:
             for fd in streams:
                 selector.register(fd, selectors.EVENT_READ)
+            to_feed = memoryview(stdin or b"")
+            if child.stdin is not None:
+                os.set_blocking(child.stdin.fileno(), False)
+                selector.register(child.stdin, selectors.EVENT_WRITE)
             while selector.get_map() and not failure:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     failure = "no answer after %g s" % timeout_s
                     break
                 for key, _events in selector.select(left):
+                    if key.fd not in streams:
+                        try:
+                            to_feed = to_feed[os.write(key.fd, to_feed[:4096]) :]  # PIPE_BUF
+                        except BrokenPipeError:
+                            to_feed = to_feed[:0]
+                        if not to_feed:
+                            selector.unregister(key.fileobj)
+                            child.stdin.close()
+                        continue
                     piece = os.read(key.fd, 65536)
                     if not piece:
                         selector.unregister(key.fd)
@@ -105,8 +121,9 @@ def run(
             os.killpg(child.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-        child.stdout.close()
-        child.stderr.close()
+        for stream in (child.stdin, child.stdout, child.stderr):
+            if stream is not None:
+                stream.close()
         child.wait()
     if failure:
         raise CommandError("command stopped", where=where, cause=failure)

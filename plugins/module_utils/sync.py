@@ -16,17 +16,19 @@ import hashlib
 import os
 import stat
 import time
+from collections import ChainMap
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Mapping, Optional, Union
 
 from . import wire
+from .dbsync import Database
 from .errors import Refused, StateError, Unreadable, shown
 from .model import Sandbox
 from .queue import DatabaseError, Queue, Sealed, SessionRow, SourceRow, idempotency_key
-from .read import imported, index, layout, tail
+from .read import imported, index, layout, packed, tail
 from .read.jsonl import Counts
-from .read.routes import HeldSandbox, memory_name
+from .read.routes import DATABASE_ROUTES, HeldSandbox, memory_name
 from .read.sent import MAX_HASHES, SentLines
 from .seal import Sealer, to_blob
 
@@ -84,6 +86,7 @@ class _File:
     changed_at: float = 0.0
     served_at: float = 0.0
     size: int = 0
+    from_database: int = 0  # records of the session that the database had sent when this file was last read
 
 
 @dataclass
@@ -100,6 +103,18 @@ class _Agent:
     index_signature: Optional[Signature] = None
     index_at: float = -1e9
     named: dict[bytes, SourceRow] = field(default_factory=dict)  # only where files have no inode numbers
+    database: Optional[Database] = None
+
+    @property
+    def index(self) -> Mapping[str, index.Entry]:
+        """What sessions.json and the database say of sessions; the database is the newer store."""
+        entries = self.entries or {}
+        return ChainMap(self.database.entries, entries) if self.database is not None else entries
+
+
+# Something to read: an agent's file by its name, or its database.
+Work = tuple[_Agent, Union[_File, Database], bytes, layout.SessionName]
+_DATABASE = layout.SessionName(b"", "live")
 
 
 class SandboxSync:
@@ -171,12 +186,47 @@ class SandboxSync:
         for session, (session_id, rows) in self.context.queue.sources(self.sandbox.uid, self._agent_key(place)).items():
             sessions[session] = session_id
             for row in rows:
+                if row.ino == 0:
+                    continue  # a cursor into the database: dbsync.py
                 # What the last commit saw needs no second look while the file's identity says it is the same.
                 signature = (row.ino, row.dev, row.size, row.mtime_ns, row.ctime_ns) if row.mtime_ns else None
                 files[(session, row.ino)] = _File(row, signature, seen_at=self.context.clock())
-        return _Agent(place, files, sessions, [])
+        agent = _Agent(place, files, sessions, [])
+        agent.database = self._database(agent)
+        return agent
 
-    def scan(self) -> list[tuple[_Agent, _File, bytes, layout.SessionName]]:
+    def _database(self, agent: _Agent) -> Database:
+        """Return what reads the agent's database, whether there is one or not."""
+        queue, uid, key = self.context.queue, self.sandbox.uid, self._agent_key(agent.place)
+
+        def cursors() -> dict[bytes, SourceRow]:
+            return {session: row for session, (_id, rows) in queue.sources(uid, key).items() for row in rows if row.ino == 0}
+
+        def from_files() -> dict[bytes, int]:
+            sums: dict[bytes, int] = {}
+            for (session, _ino), file in agent.files.items():
+                sums[session] = sums.get(session, 0) + file.row.records
+            return sums
+
+        def problem(label: str, text: Optional[str], refused: bool) -> None:
+            if text is None:
+                self.problems.pop(label, None)
+            else:
+                self._problem(label, text, refused=refused)
+
+        return Database(
+            self.held,
+            agent.place.database,
+            queue,
+            cursors=cursors,
+            session_id=lambda name: agent.sessions.get(name, 0),
+            from_files=from_files,
+            commit=lambda name, turn: self._commit(agent, layout.SessionName(name, "live"), turn),
+            problem=problem,
+            clock=self.context.clock,
+        )
+
+    def scan(self) -> list[Work]:
         """Return the sources that have changed since they were last read, in reading order. Cheap when idle.
 
         A sandbox with so many files that looking at them takes long is looked at less often: at most about
@@ -193,12 +243,12 @@ class SandboxSync:
             self._scan_from = now + took * 50
         return changed
 
-    def _scan(self, now: float) -> list[tuple[_Agent, _File, bytes, layout.SessionName]]:
+    def _scan(self, now: float) -> list[Work]:
         if not self.ended and (now - self._layout_at >= LAYOUT_INTERVAL_S or not self.held.states):
             self._layout_at = now
             self.held.refresh()
             self._load_agents()
-        changed: list[tuple[_Agent, _File, bytes, layout.SessionName]] = []
+        changed: list[Work] = []
         for agent in self._agents.values():
             # The files of one session are read one after the other: what a later one repeats must have been sent by then.
             busy: set[bytes] = set()
@@ -224,6 +274,9 @@ class SandboxSync:
             except Unreadable as exc:
                 self._problem(shown(agent.place.sessions), str(exc), refused=isinstance(exc, Refused))
             self._forget(agent, now)
+            # A session's files come before its rows in the database, which repeat them after a migration.
+            if agent.database is not None and agent.database.due(busy, at_once=self.ended):
+                changed.append((agent, agent.database, agent.place.database, _DATABASE))
         return changed
 
     def _list(self, agent: _Agent, directory: Any, now: float) -> None:
@@ -290,6 +343,7 @@ class SandboxSync:
             self.context.queue.forget_sources([agent.files.pop(key).row.id for key in stale])
             agent.named.clear()
             kept = {session for session, _ino in agent.files}
+            kept.update(agent.database.sessions if agent.database is not None else ())
             agent.sessions = {session: number for session, number in agent.sessions.items() if session in kept}
 
     def _read_index(self, agent: _Agent, directory: Any, now: float, interval_s: float = INDEX_INTERVAL_S) -> None:
@@ -323,12 +377,19 @@ class SandboxSync:
             for file in list(agent.files.values()):
                 if file.row.id and file.size:
                     found[file.row.id] = (file.size, now - file.changed_at if file.changed_at else 0.0)
+            if agent.database is not None:
+                for session in list(agent.database.sessions.values()):
+                    if session.row.id:
+                        # Rows of a database count as bytes of a file do: what is there, and what of it was taken.
+                        found[session.row.id] = (session.row.size, now - session.changed_at if session.changed_at else 0.0)
         return found
 
     # -- one turn -------------------------------------------------------------
 
-    def turn(self, agent: _Agent, file: _File, name: bytes, meaning: layout.SessionName) -> bool:
+    def turn(self, agent: _Agent, file: Union[_File, Database], name: bytes, meaning: layout.SessionName) -> bool:
         """Read, seal and commit one turn of a source. True when it has more to take at once."""
+        if isinstance(file, Database):
+            return file.turn()
         label = shown(name)
         file.served_at = self.context.clock()
         try:
@@ -348,7 +409,8 @@ class SandboxSync:
                 file.signature = _signature(_identified(entry, file.row)) if entry is not None else None
             return False
         try:
-            more = self._turn(fd, seen, agent, file, meaning)
+            read = self._packed_turn if meaning.packed else self._turn
+            more = read(fd, seen, agent, file, meaning)
             self.problems.pop(label, None)
             return more
         except Exception as exc:
@@ -357,7 +419,11 @@ class SandboxSync:
             if isinstance(exc, (StateError, DatabaseError)):
                 raise  # our own disk
             # What was not foreseen stays with this source; its message may quote content.
-            self._problem(label, str(exc) if isinstance(exc, (Unreadable, OSError)) else "unexpected %s" % type(exc).__name__)
+            text = str(exc) if isinstance(exc, (Unreadable, OSError)) else "unexpected %s" % type(exc).__name__
+            self._problem(label, text, refused=isinstance(exc, Refused))
+            if meaning.packed:
+                # Not again and again: when it changes, or after the next start.
+                file.signature = _signature(seen)
             return False
         finally:
             os.close(fd)
@@ -389,6 +455,11 @@ class SandboxSync:
             # A second file of a session may repeat what the first one held (.bak, compaction, replacement).
             row.rereading = bool(row.session and self.context.queue.sent_hashes(row.session, 1))
             self._start_behind_import(fd, agent, row, meaning, seen.st_size)
+        from_database = agent.database.sent_of(meaning.session) if agent.database is not None else 0
+        if from_database > file.from_database:
+            # The same events may be in both stores: from here on leave out what went from the other.
+            file.from_database, file.sent, row.rereading = from_database, None, True
+            file.reread_until = now + REREAD_GRACE_S
         sent = self._sent_lines(fd, file, now)
         counts = Counts(self.context.queue.stats(row.session))
         row.dev = _signature(seen)[1]
@@ -398,14 +469,7 @@ class SandboxSync:
         if turn.more:
             row.mtime_ns = 0  # not "nothing changed" after a restart
         if row.offset != before or turn.batches or turn.poison or row.id == 0:
-            sealed = [self._seal(agent, meaning, row, batch) for batch in turn.batches]
-            counted = turn.counts.text() if turn.batches else None
-            identity = (self.sandbox.uid, self._agent_key(agent.place), meaning.session)
-            self.context.queue.commit_turn(row, identity, sealed, turn.hashes, turn.poison, counted)
-            agent.sessions[meaning.session] = row.session
-            self.batches += len(sealed)
-            self.bytes += sum(len(batch.payload) for batch in sealed)
-            self.events += sum(batch.records for batch in sealed)
+            self._commit(agent, meaning, turn)
         file.skip = turn.skip
         file.signature = None if turn.more else _signature(seen)
         return turn.more
@@ -417,6 +481,45 @@ class SandboxSync:
         kind = (self.sandbox.type, self.sandbox.name)
         if imported.start(fd, size, row, self.context.queue, identity, kind, agent.place.agent, first):
             agent.sessions[meaning.session] = row.session
+
+    def _packed_turn(self, fd: int, seen: os.stat_result, agent: _Agent, file: _File, meaning: layout.SessionName) -> bool:
+        """As _turn, for a compressed file: it never changes, and nearly all of it was sent before."""
+        signature = _signature(seen)
+        row = file.row
+        if signature[0] != row.ino:
+            return False
+        if self.held.route not in DATABASE_ROUTES:
+            raise Refused("compressed transcripts are not read through the route " + self.held.route)
+        if file.sent is None:
+            # Also after a restart in the middle: what has gone out by then is among what was sent.
+            row.session = row.session or agent.sessions.get(meaning.session, 0)
+            row.offset, row.rereading = 0, True
+            file.sent = SentLines(self.context.queue.sent_hashes(row.session, MAX_HASHES))
+        with self.held.root.open_dir(agent.place.sessions) as directory:
+            data, whole = packed.piece(self.held.root, directory, fd, row.offset, row.name)
+        turn = tail.Turn(row, [], [], b"", Counts(self.context.queue.stats(row.session)), not whole, None)
+        hashes: list[bytes] = []
+        tail.take(tail.spans(data.split(b"\n")[:-1], row.offset), turn, hashes, file.sent)
+        turn.hashes = b"".join(hashes)
+        row.offset += len(data)
+        row.rereading = not whole
+        row.dev, row.size = signature[1:3]
+        row.mtime_ns, row.ctime_ns = signature[3:] if whole else (0, 0)
+        self._commit(agent, meaning, turn)
+        if whole:
+            file.sent, file.signature = None, signature
+        return turn.more
+
+    def _commit(self, agent: _Agent, meaning: layout.SessionName, turn: tail.Turn) -> None:
+        """Seal what a turn took and store it with its cursor."""
+        sealed = [self._seal(agent, meaning, turn.row, batch) for batch in turn.batches]
+        counted = turn.counts.text() if turn.batches else None
+        identity = (self.sandbox.uid, self._agent_key(agent.place), meaning.session)
+        self.context.queue.commit_turn(turn.row, identity, sealed, turn.hashes, turn.poison, counted)
+        agent.sessions[meaning.session] = turn.row.session
+        self.batches += len(sealed)
+        self.bytes += sum(len(batch.payload) for batch in sealed)
+        self.events += sum(batch.records for batch in sealed)
 
     @staticmethod
     def _new_generation(row: SourceRow) -> None:
@@ -457,7 +560,7 @@ class SandboxSync:
 
     def _seal(self, agent: _Agent, meaning: layout.SessionName, row: SourceRow, batch: tail.Batch) -> Sealed:
         session = meaning.session.decode("utf-8", "backslashreplace")
-        entry = (agent.entries or {}).get(session)
+        entry = agent.index.get(session)
         key = idempotency_key(
             self.sandbox.uid,
             self._agent_key(agent.place),
@@ -550,7 +653,7 @@ class SandboxSync:
     def session_row(self, stored: SessionRow) -> Optional[dict[str, Any]]:
         """Return the row of /ingest/sessions for one of our sessions: counts in the clear, its title sealed."""
         agent = next((item for item in self._agents.values() if self._agent_key(item.place) == stored.agent), None)
-        return session_row(stored, (agent.entries or {}) if agent is not None else {}, self.sandbox, self.context.sealer)
+        return session_row(stored, agent.index if agent is not None else {}, self.sandbox, self.context.sealer)
 
     def quiet_sessions(self) -> None:
         """Mark the rows of sessions that have just become idle or ended, so that their new status is sent."""
@@ -560,13 +663,13 @@ class SandboxSync:
             [
                 file.row.session
                 for agent in self._agents.values()
-                for file in agent.files.values()
+                for file in [*agent.files.values(), *(agent.database.sessions.values() if agent.database is not None else ())]
                 if file.changed_at and any(before < file.changed_at + limit <= now for limit in (ACTIVE_S, IDLE_S))
             ]
         )
 
 
-def session_row(stored: SessionRow, entries: dict[str, index.Entry], sandbox: Optional[Sandbox], sealer: Sealer) -> dict[str, Any]:
+def session_row(stored: SessionRow, entries: Mapping[str, index.Entry], sandbox: Optional[Sandbox], sealer: Sealer) -> dict[str, Any]:
     """Return one row of /ingest/sessions (reference/clawmetry.md §1 "Session row")."""
     counts = Counts(stored.stats)
     session = stored.session.decode("utf-8", "backslashreplace")

@@ -103,10 +103,11 @@ def directives(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_unit_has_two_capabilities_and_no_more() -> None:
+def test_unit_has_five_capabilities_and_no_more() -> None:
     lines = directives(unit())
-    assert "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH" in lines
-    assert "AmbientCapabilities=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH" in lines
+    five = "CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_SYS_CHROOT CAP_SETUID CAP_SETGID"
+    assert "CapabilityBoundingSet=" + five in lines
+    assert "AmbientCapabilities=" + five in lines
     assert not [line for line in lines if line.startswith(("ProtectProc=", "PrivateUsers=", "ReadWritePaths="))]
 
 

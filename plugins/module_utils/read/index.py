@@ -60,7 +60,7 @@ def parse(data: bytes) -> Optional[dict[str, Entry]]:
             title=_first_text(value, "displayName", "label", "subject", limit=300),
             channel=_first_text(value, "lastChannel", "channel", limit=60),
             chat_type=_first_text(value, "chatType", limit=60) or _origin_chat_type(value),
-            subagent_id=_subagent(key),
+            subagent_id=subagent(key),
         )
         for name in (session, _file_session(value.get("sessionFile"))):
             if name:
@@ -68,7 +68,7 @@ def parse(data: bytes) -> Optional[dict[str, Entry]]:
     return found
 
 
-def _subagent(key: str) -> Optional[str]:
+def subagent(key: str) -> Optional[str]:
     return key.rsplit(":", 1)[-1][:200] if ":subagent:" in key else None
 
 

@@ -57,18 +57,23 @@ class SessionName:
     stamp: bytes = b""
 
     @property
+    def packed(self) -> bool:
+        """Is it compressed, as what OpenClaw deletes from its database is left?"""
+        return self.stamp.endswith(b".zst")
+
+    @property
     def order(self) -> tuple[bytes, int, bytes]:
         """Sort key: the archived parts of a session by their stamp, then the live file."""
         return (self.session, 1 if self.kind == "live" else 0, self.stamp)
 
 
 def parse_session_name(name: bytes) -> Optional[SessionName]:
-    """Return what NAME says, None for anything that is not a transcript (locks, repairs, trajectories, .zst)."""
+    """Return what NAME says, None for anything that is not a transcript (locks, repairs, trajectories)."""
     match = _SESSION.fullmatch(name)
     if match is None:
         return None
     session, kind, stamp = match.group("sid"), match.group("kind"), match.group("ts") or b""
-    if any(mark in session for mark in _NOT_TRANSCRIPTS) or stamp.endswith((b".zst", b".tmp", b".lock")):
+    if any(mark in session for mark in _NOT_TRANSCRIPTS) or stamp.endswith((b".tmp", b".lock")):
         return None
     return SessionName(session, kind.decode("ascii") if kind else "live", stamp)
 

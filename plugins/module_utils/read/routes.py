@@ -14,7 +14,7 @@ own programs (exec), where the operator allows it and nothing else leads in.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 from ..dockerapi import Engine
 from ..errors import Unreadable, shown
@@ -23,6 +23,9 @@ from . import layout, procroot
 from .archive import ArchiveRoot
 from .opener import HeldDir
 from .spool import SpooledRoot
+
+# SQLite needs the file itself.
+DATABASE_ROUTES = ("proc", "volume")
 
 Reinspect = Callable[[ContainerPlace], Optional[ContainerPlace]]
 
@@ -47,6 +50,7 @@ class HeldSandbox:
         self._pinned = pinned
         self._state = state
         self.states: tuple[layout.State, ...] = ()
+        self._counter: Any = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -74,6 +78,17 @@ class HeldSandbox:
         """Let a route that has to ask (archive) see what is there now. From one thread only. Raises Unreadable."""
         if isinstance(self.root, SpooledRoot):
             self.root.look()
+
+    def database_sessions(self, path: bytes) -> Any:
+        """Return what counting.Counter tells of an agent's database."""
+        if self.route not in DATABASE_ROUTES:
+            return (), "SQLite is not read through the route " + self.route, 0, 0.0
+        try:
+            if self._counter is None:
+                self._counter = import_module(".counting", __package__).Counter(self.root, self.sandbox.home is not None)
+        except ImportError:
+            return (), "SQLite is read by the installed release only", 0, 0.0
+        return self._counter.sessions(path)
 
     def close(self) -> None:
         if self._pinned is not None:
@@ -188,41 +203,44 @@ def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
 
 
 def survey(held: HeldSandbox) -> Survey:
-    """Tell what is there by listing and lstat alone; no file is opened."""
+    """Tell what is there by listing and lstat; only databases are opened."""
     agents: list[str] = []
     count = size = 0
     newest: Optional[float] = None
     has_jsonl = has_sqlite = False
+    reason = None if held.states else "no OpenClaw state directory was found in it"
     memory: list[tuple[str, int, float]] = []
     for state in held.states:
         for agent in state.agents:
             agents.append(shown(agent.agent))
+            live: set[bytes] = set()
             try:
                 with held.root.open_dir(agent.sessions) as directory:
                     files, _more = layout.session_files(directory)
-                    live = set()
                     for name, meaning in files:
                         seen = directory.stat(name)
-                        if seen is None or meaning.session.startswith(layout.WARMUP_PREFIX):
+                        if seen is None or meaning.packed or meaning.session.startswith(layout.WARMUP_PREFIX):
                             continue
                         live.add(meaning.session)
                         size += seen.st_size
                         newest = max(newest or 0.0, seen.st_mtime)
-                    count += len(live)
-                    has_jsonl = has_jsonl or bool(files)
+                    has_jsonl = has_jsonl or any(not meaning.packed for _name, meaning in files)
             except (FileNotFoundError, Unreadable):
                 pass
-            has_sqlite = has_sqlite or _exists(held.root, agent.database)
+            kept = held.database_sessions(agent.database) if _exists(held.root, agent.database) else None
+            if kept is not None:
+                has_sqlite = True
+                reason = kept[1] or reason
+                live |= {name for name in map(str.encode, kept[0]) if not name.startswith(layout.WARMUP_PREFIX)}
+                size += kept[2]
+                newest = max(newest or 0.0, kept[3]) or None
+            count += len(live)
         for workspace in state.workspaces:
             for name, seen in layout.memory_files(held.root, workspace):
                 memory.append((shown(memory_name(workspace, name)), seen.st_size, seen.st_mtime))
     store = "both" if has_jsonl and has_sqlite else "jsonl" if has_jsonl else "sqlite" if has_sqlite else "none"
-    found = bool(held.states)
-    reason = None if found else "no OpenClaw state directory was found in it"
-    if has_sqlite:
-        reason = "an OpenClaw database is there; transcripts in SQLite are not read yet"
     return Survey(
-        readable=found,
+        readable=bool(held.states),
         route=held.route,
         reason=reason,
         store=store,

@@ -35,6 +35,7 @@ class SentLines:
             collected.frombytes(run[: len(run) - len(run) % HASH_BYTES])
         self._hashes = array("Q", sorted(collected))
         self._taken = bytearray(len(self._hashes))
+        self.left = len(self._hashes)  # occurrences that were sent and have not come by again
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -48,4 +49,5 @@ class SentLines:
         if free < 0:
             return False
         self._taken[free] = 1
+        self.left -= 1
         return True

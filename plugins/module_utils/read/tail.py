@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 from ..errors import Unreadable, shown
 from ..model import Poison
@@ -136,7 +136,7 @@ def read_turn(
         last_line_end = data[max(0, used - MARKER_BYTES) : used]
         lines = data.split(b"\n")[:-1]
         del data  # a line of 8 MiB is not to be there twice
-        _take(lines, row, turn, hashes, sent)
+        take(spans(lines, row.offset), turn, hashes, sent)
         row.offset += used
         taken += used
     row.marker = marker(fd, row.offset)
@@ -162,17 +162,25 @@ def _window(fd: int, offset: int, size: int) -> tuple[bytes, int, bool]:
         want = min(want * 4, jsonl.MAX_RECORD_BYTES + 1)
 
 
-def _take(lines: list[bytes], row: SourceRow, turn: Turn, hashes: list[bytes], sent: Optional[SentLines]) -> None:
-    """Judge whole LINES and put them into batches. The hot path: some 10 µs of CPU per record of 1 KB."""
-    position = row.offset
-    batch = turn.batches[-1] if turn.batches else None
-    judge, count, sha256 = jsonl.judge, turn.counts.add, hashlib.sha256
+def spans(lines: list[bytes], position: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (start, end, line) of whole LINES, the first of which begins at POSITION; blank ones are left out."""
     for line in lines:
         start = position
+        position += len(line) + 1
+        if line and not line.isspace():
+            yield start, position, line
+
+
+def take(records: Iterable[tuple[int, int, bytes]], turn: Turn, hashes: list[bytes], sent: Optional[SentLines]) -> None:
+    """Judge RECORDS, each with where it starts and ends in its source, and put them into batches.
+
+    The hot path: some 10 µs of CPU per record of 1 KB.
+    """
+    row = turn.row
+    batch = turn.batches[-1] if turn.batches else None
+    judge, count, sha256 = jsonl.judge, turn.counts.add, hashlib.sha256
+    for start, end, line in records:
         size = len(line) + 1
-        position += size
-        if not line or line.isspace():
-            continue
         digest = sha256(line).digest()
         if sent is not None and sent.take(digest[:HASH_BYTES]):
             continue
@@ -188,7 +196,7 @@ def _take(lines: list[bytes], row: SourceRow, turn: Turn, hashes: list[bytes], s
             turn.batches.append(batch)
         batch.lines.append(line)
         batch.size += size
-        batch.end = position
+        batch.end = end
         row.records += 1
 
 
