@@ -52,6 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures a test recorded with ``record_property``; they are for people, and never asserted."""
+    figures = [figure for report in terminalreporter.getreports("passed") for figure in report.user_properties]
+    if figures:
+        terminalreporter.section("figures")
+        for name, value in figures:
+            terminalreporter.write_line("%s: %s" % (name, value))
+
+
 @pytest.fixture(autouse=True)
 def _stays_in_its_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Refuse subprocesses (unless marked ``spawns``) and name lookups and connections (unless ``network``)."""

@@ -13,7 +13,7 @@ import tarfile
 from typing import Optional
 
 from support.ingest import Ingest
-from support.sandbox import SANDBOX_IMAGE, Sandbox, docker, openshell_0_0_72, openshell_0_0_111
+from support.sandbox import LABEL, SANDBOX_IMAGE, Sandbox, docker, openshell_0_0_72, openshell_0_0_111
 from support.tree import make_tree
 
 from .conftest import MakeNode
@@ -28,7 +28,7 @@ def openshell_0_1(name: str, program: str, network: str, cleanup: contextlib.Exi
     container = "openshell-default--%s-%s%s" % (name, sandbox_id, "-supervisor" if program.endswith("supervisor") else "")
     labels = {"managed-by": "openshell", "sandbox-id": sandbox_id, "sandbox-name": name, "sandbox-namespace": "default",
               "sandbox-workspace": "default"}  # fmt: skip
-    flags = ["--label", "clawmetry-test=1", "--network", network, "--name", container, "--entrypoint", program]
+    flags = ["--label", LABEL, "--network", network, "--name", container, "--entrypoint", program]
     for key, value in labels.items():
         flags += ["--label", "openshell.ai/%s=%s" % (key, value)]
     box = Sandbox(name, container, docker("create", "--pull", "never", *flags, SANDBOX_IMAGE).decode().strip())

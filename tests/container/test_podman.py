@@ -11,7 +11,7 @@ import contextlib
 import uuid
 
 from support.ingest import Ingest, canonical
-from support.sandbox import SANDBOX_IMAGE, Sandbox, docker, run_container, until
+from support.sandbox import LABEL, SANDBOX_IMAGE, Sandbox, docker, run_container, until
 from support.tree import make_tree, numbered
 
 from .conftest import MakeNode
@@ -21,7 +21,7 @@ from .test_sandboxes import arrived, expected
 def podman_sandbox(name: str, cleanup: contextlib.ExitStack) -> Sandbox:
     sandbox_id = str(uuid.uuid4())
     volume = "openshell-sandbox-%s-workspace" % sandbox_id
-    docker("volume", "create", "--label", "clawmetry-test=1", volume)
+    docker("volume", "create", "--label", LABEL, volume)
     cleanup.callback(docker, "volume", "rm", "-f", volume, check=False)
     labels = {
         "openshell.managed": "true",

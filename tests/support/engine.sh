@@ -8,7 +8,7 @@
 #
 #   engine.sh up             an engine answers (started by us when none did), our images exist
 #   engine.sh images         only the images
-#   engine.sh sweep          removes the containers, volumes and networks of the tests, nothing else
+#   engine.sh sweep          removes the containers, volumes and networks that tests left behind, nothing else
 #   engine.sh down           stops the engine, if it was us who started it
 #   engine.sh clean          sweep, our images, down, and the engine's own data
 #
@@ -131,14 +131,23 @@ build_host() {
         "$archive" "$host_image" >/dev/null
 }
 
+# The label tells the process of the run it belongs to, 1 for a pytest started by hand. Runs may go on side by side:
+# swept is what is our own, and what is of a run that is over; "all" is everything.
+over() {
+    local id run
+    while read -r id run; do
+        if [ "$1" = all ] || [ "$run" = "${CLAWMETRY_TEST_RUN-}" ] || [ ! -d "/proc/$run" ]; then echo "$id"; fi
+    done
+}
+
 sweep() {
     answers || return 0
     local ids
-    mapfile -t ids < <(docker ps -aq --filter "label=$label")
+    mapfile -t ids < <(docker ps -a --filter "label=$label" --format "{{.ID}} {{.Label \"$label\"}}" | over "${1-}")
     [ ${#ids[@]} = 0 ] || docker rm -f -v "${ids[@]}" >/dev/null
-    mapfile -t ids < <(docker volume ls -q --filter "label=$label")
+    mapfile -t ids < <(docker volume ls --filter "label=$label" --format "{{.Name}} {{.Label \"$label\"}}" | over "${1-}")
     [ ${#ids[@]} = 0 ] || docker volume rm "${ids[@]}" >/dev/null
-    mapfile -t ids < <(docker network ls -q --filter "label=$label")
+    mapfile -t ids < <(docker network ls --filter "label=$label" --format "{{.ID}} {{.Label \"$label\"}}" | over "${1-}")
     [ ${#ids[@]} = 0 ] || docker network rm "${ids[@]}" >/dev/null
 }
 
@@ -162,7 +171,7 @@ images) images ;;
 sweep) sweep ;;
 down) stop_engine ;;
 clean)
-    sweep
+    sweep all
     if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$host_image" >/dev/null 2>&1 || true; fi
     stop_engine
     rm -rf --one-file-system "$engine_dir" "$cache/host.tar" "$cache/tmp"

@@ -15,7 +15,7 @@ cache=${CLAWMETRY_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/clawmetry-sync-tes
 requirements=$root/roles/daemon/files/requirements.txt
 unset DOCKER_HOST DOCKER_CONTEXT
 
-read -r version address < <(docker run --rm --pull never --label clawmetry-test=1 clawmetry-test/host:1 sh -c \
+read -r version address < <(docker run --rm --pull never --label "clawmetry-test=${CLAWMETRY_TEST_RUN:-1}" clawmetry-test/host:1 sh -c \
     'python3 -c "import sys; print(\"%d.%d\" % sys.version_info[:2], end=\" \")"; ip -4 route show default | cut -d " " -f 3')
 [ -n "$address" ] || { echo "molecule.sh: containers have no route to this machine" >&2 && exit 1; }
 wheels=$cache/wheels-$version-$(sha256sum "$requirements" | cut -c1-16)

@@ -5,12 +5,13 @@
 
 """Sandbox containers on the local engine, named and labelled as OpenShell does it. Needs ``engine.sh up``.
 
-Every container carries the label ``clawmetry-test``, by which ``engine.sh sweep`` finds what a killed test left behind.
+Nothing is ever pulled, and every container carries ``LABEL``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import uuid
@@ -18,6 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from support.tree import Tree, dumps
+
+# By this label ``engine.sh sweep`` finds what a killed run left behind; scripts/test says which run this is.
+LABEL = "clawmetry-test=" + os.environ.get("CLAWMETRY_TEST_RUN", "1")
 
 SANDBOX_IMAGE = "clawmetry-test/sandbox:1"
 HOST_IMAGE = "clawmetry-test/host:1"
@@ -115,7 +119,7 @@ def run_container(
     command: Sequence[str] = (),
 ) -> Sandbox:
     """Run a container of the tests and return it. The image must be here: nothing is ever pulled."""
-    flags = ["--label", "clawmetry-test=1", "--network", "none", "--name", container]
+    flags = ["--label", LABEL, "--network", "none", "--name", container]
     for key, value in (labels or {}).items():
         flags += ["--label", "%s=%s" % (key, value)]
     full_id = docker("create", "--pull", "never", *flags, *options, image, *command).decode().strip()
