@@ -172,11 +172,11 @@ def stop(old: upstream.Home, world: World) -> None:
     try:
         world.kill(pid, signal.SIGTERM)
     except OSError as exc:
-        raise StateError("cannot stop the old daemon", where="process %d" % pid, cause=os.strerror(exc.errno or 0)) from None
+        raise StateError("cannot stop the old daemon", where="process %s" % pid, cause=os.strerror(exc.errno or 0)) from None
     waited = 0.0
     while upstream.running_pid(old.path, world.proc) is not None:
         if waited >= STOP_TIMEOUT_S:
-            raise StateError("the old daemon does not stop", where="process %d" % pid, next_step="stop it, then clawmetry adopt again")
+            raise StateError("the old daemon does not stop", where="process %s" % pid, next_step="stop it, then clawmetry adopt again")
         world.sleep(0.25)
         waited += 0.25
 

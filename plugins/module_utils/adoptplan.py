@@ -195,7 +195,7 @@ def _plan_daemons(plan: Plan, stop_old: bool, world: World) -> None:
     if stop_old:
         plan.step("old daemon", "do", "stopped and disabled")
     elif plan.running:
-        text = "process %d" % pid if pid is not None else upstream.UNIT
+        text = "process %s" % pid if pid is not None else upstream.UNIT
         plan.problems.append("the old daemon still runs (%s) and would go on sending; add --stop-old to stop and disable it" % text)
     else:
         plan.step("old daemon", "kept", "not running; its unit is left as it is (--stop-old disables it)")

@@ -131,7 +131,7 @@ def test_r16_refused_records_become_dead_letters(tmp_path: Path, answer: int) ->
         node.daemon.start()
         if answer == 413:
             ingest.wait_events(10)
-        status = until(lambda: (lambda now: now["dead_letters"] and now)(node.daemon.status()), 20, "dead letter")
+        status = until(lambda: (now := node.daemon.status()) and now["dead_letters"] and now, 20, "dead letter")
         node.daemon.kill()
         assert status["state"] == "degraded" and status["dead_letters"] == 1
         with sqlite3.connect("file:%s?mode=ro" % (node.daemon.state_dir / "queue.db"), uri=True) as db:
@@ -142,4 +142,3 @@ def test_r16_refused_records_become_dead_letters(tmp_path: Path, answer: int) ->
         if answer == 413:
             node.exact()
             assert ingest.count(EVENTS) <= 2 * 5 + 1
-

@@ -120,7 +120,7 @@ def test_r16_413_is_split_down_and_everything_else_arrives(node: Node) -> None:
     node.ingest.policy = lambda request: Fault(status=413) if len(request.body) > 20_000 else None
     node.daemon.start()
     node.arrived()
-    status = until(lambda: (lambda now: now["dead_letters"] and now)(node.daemon.status()), 10, "dead letter")
+    status = until(lambda: (now := node.daemon.status()) and now["dead_letters"] and now, 10, "dead letter")
     assert status["dead_letters"] == 1 and too_large not in node.ingest.all_events()
     node.no_more(0.3)
 

@@ -354,9 +354,9 @@ def test_r26_status_shows_each_source(node: Node) -> None:
     # Two cycles after the ingest is gone, the fields say so.
     node.ingest.stop()
     node.append("one", 10)
-    status = until(lambda: (lambda now: now["target"]["state"] == "retrying" and now)(node.daemon.status()), 10, "retrying")
+    status = until(lambda: (now := node.daemon.status()) and now["target"]["state"] == "retrying" and now, 10, "retrying")
     assert status["state"] == "degraded" and status["target"]["reason"] and node.daemon.cli("status").returncode == 1
-    status = until(lambda: (lambda now: now["sources"][0]["retries"] and now)(node.daemon.status()), 10, "retries of the source")
+    status = until(lambda: (now := node.daemon.status()) and now["sources"][0]["retries"] and now, 10, "retries of the source")
     (source,) = status["sources"]
     assert source["pending"] == 1 and source["lag_s"] > 0
     assert status["queue"]["pending"] == 1 and status["queue"]["oldest_pending_s"] > 0
@@ -365,7 +365,7 @@ def test_r26_status_shows_each_source(node: Node) -> None:
     node.write("one", b"".join(node.lines("one", 1)), mode="wb")
     node.write("one", b"not json\n")
     node.arrived()
-    (source,) = until(lambda: (lambda now: now["sources"][0]["quarantined"] and now)(node.daemon.status()), 10, "quarantine")["sources"]
+    (source,) = until(lambda: (now := node.daemon.status()) and now["sources"][0]["quarantined"] and now, 10, "quarantine")["sources"]
     assert source["generation"] == 1 and source["quarantined"] == 1
     node.daemon.kill()
     done = node.daemon.cli("status", "--json")
@@ -383,7 +383,7 @@ def test_r26_unreadable_source_is_named(node: Node) -> None:
     node.path("link").symlink_to("/etc/passwd")
     node.daemon.start()
     node.arrived()
-    status = until(lambda: (lambda now: now["problems"] and now)(node.daemon.status()), 10, "problem")
+    status = until(lambda: (now := node.daemon.status()) and now["problems"] and now, 10, "problem")
     assert set(next(iter(status["problems"].values()))) == {"fifo.jsonl", "link.jsonl"}
     assert status["state"] == "degraded"
     node.path("fifo").unlink()

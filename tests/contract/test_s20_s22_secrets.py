@@ -280,7 +280,7 @@ def test_s22_an_independent_decoder_and_ours_open_each_others_blobs(tmp_path: Pa
             }
             payload = base64.urlsafe_b64decode(seal_blob(theirs, key, compress=compress))
             database.execute(
-                "INSERT INTO envelope(key, endpoint, node_id, at, payload) VALUES(?,?,?,?,?)", ("k%d" % compress, EVENTS, "n", 0.0, payload)
+                "INSERT INTO envelope(key, endpoint, node_id, at, payload) VALUES(?,?,?,?,?)", ("k%s" % compress, EVENTS, "n", 0.0, payload)
             )
     database.close()
     shown = [json.loads(line) for line in daemon.cli("archive", "show", "theirs").stdout.splitlines()]

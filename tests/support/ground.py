@@ -61,7 +61,7 @@ def ground(
     surveys: Optional[Mapping[str, Survey]] = None,
     where: Optional[HostInfo] = None,
     capabilities: int = ALL_CAPABILITIES,
-    unit: Mapping[str, str] = UNIT_FINE,
+    unit: Optional[Mapping[str, str]] = None,
     old_active: bool = False,
     **options: Any,
 ) -> Ground:
@@ -79,7 +79,7 @@ def ground(
         settings,
         env or {},
         root=str(root),
-        runner=Commands(unit, old_active),
+        runner=Commands(UNIT_FINE if unit is None else unit, old_active),
         clock=lambda: NOW,
         control=lambda *_arguments: running,
         **options,
