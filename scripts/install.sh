@@ -104,6 +104,7 @@ for file in playbooks/site.yml requirements/quickstart.txt roles/daemon/files/re
 done
 
 uid=$(id -u)
+: "${HOME:=/}" # a bare environment has none
 system=$(uname -s)
 case $system in
 Linux) ;;
@@ -392,10 +393,12 @@ elif [ $uninstall = yes ]; then
   rm -rf "$data"
   [ "$uid" -eq 0 ] || rmdir "$cache" 2>/dev/null || :
   say "Removed"
-  [ $purge = yes ] || echo "  /etc/clawmetry and /var/lib/clawmetry stay; scripts/install.sh --uninstall --purge removes them"
+  [ $purge = yes ] || echo "  configuration, keys, queue and archive stay; scripts/install.sh --uninstall --purge removes them"
 else
+  command=clawmetry
+  [ "$system" != Darwin ] || command=$HOME/.local/bin/clawmetry
   say "Installed"
-  echo "  clawmetry status      is it well (0 ok, 1 degraded, 2 down)"
-  echo "  clawmetry doctor      what to do when it is not"
+  echo "  $command status      is it well (0 ok, 1 degraded, 2 down)"
+  echo "  $command doctor      what to do when it is not"
   [ -n "$api_key" ] || echo "  Back up the encryption key: without it the archive is noise"
 fi
