@@ -298,6 +298,12 @@ REFUSED = {
 
 
 @pytest.mark.root
+def test_the_watcher_itself_sees_a_secret_in_an_environment(untouched: Host) -> None:
+    with pytest.raises(AssertionError, match="SEEN in /proc/[0-9]+/environ"), watched(untouched, "/srv/key"):
+        untouched.sh("KEY=$(cat /srv/key) sh -c 'sleep 2; :'")
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_before_the_first_change_with_what_to_do(untouched: Host, case: str) -> None:
     options, what, what_next = REFUSED[case]
