@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from support.sandbox import docker
+from support.sandbox import LABEL, docker
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
@@ -138,7 +138,7 @@ def host(codename: str, collection: Path) -> Iterator[Host]:
     options += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup:ro"]
     options += ["--volume=%s:/clawmetry:ro" % collection, "--volume=%s:/wheels:ro" % wheels(codename)]
     name = "cmtest-" + uuid.uuid4().hex[:8]
-    made = docker("run", "--detach", "--label=clawmetry-test=1", "--name", name, *options, image).decode().strip()
+    made = docker("run", "--detach", "--label=" + LABEL, "--name", name, *options, image).decode().strip()
     try:
         machine = Host(made)
         machine.sh("for i in $(seq 60); do systemctl is-system-running --wait && break; sleep 0.5; done >/dev/null 2>&1", check=False)
