@@ -23,6 +23,7 @@ label=clawmetry-test
 # A recipe that changes gets a new number, so that an old cached image is not used.
 sandbox_image=clawmetry-test/sandbox:1
 host_image=clawmetry-test/host:1
+install_image=clawmetry-test/install # one tag for each distribution
 openclaw_image=ghcr.io/nvidia/openshell-community/sandboxes/openclaw:test
 cuda_image=nvidia/cuda:test
 unset DOCKER_HOST DOCKER_CONTEXT # the tests use this machine's own engine and never a remote one
@@ -96,39 +97,71 @@ build_sandbox() {
     import_image "$root" "$cuda_image" "$idle" "LABEL $label=cuda"
 }
 
+# bootstrap CODENAME PACKAGES ARCHIVE: a distribution with systemd as a tar file, kept for next time
+bootstrap() {
+    local codename=$1 packages=$2 archive=$3 root=$work/$1 mirror components=main unit
+    if [ -s "$archive" ]; then return; fi
+    # The mirror is whichever this machine is configured to use.
+    # shellcheck disable=SC2016 # these are apt's fields, not the shell's
+    mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v c="$own" '($1 == "Debian" || $1 == "Ubuntu") && $2 == c {print $3; exit}')
+    [ -n "$mirror" ] || die "no Debian or Ubuntu mirror for $own in the apt sources. Next: apt-get update"
+    [ "$distribution" != ubuntu ] || components=main,universe
+    say "Fetching $codename, two or three minutes"
+    debootstrap --variant=minbase --keyring="/usr/share/keyrings/$distribution-archive-keyring.gpg" --components="$components" \
+        --include="systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,$packages" \
+        "$codename" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 </dev/null ||
+        die "debootstrap failed. Next: tail $cache/debootstrap.log"
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
+    : >"$root/etc/machine-id"
+    for unit in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-timesyncd.service \
+        systemd-resolved.service systemd-networkd.service getty@tty1.service console-getty.service; do
+        ln -sf /dev/null "$root/etc/systemd/system/$unit"
+    done
+    tar --numeric-owner -C "$root" -cf "$archive.new" .
+    mv "$archive.new" "$archive"
+    rm -rf --one-file-system "$root"
+}
+
+import_host() {
+    docker import --change 'CMD ["/lib/systemd/systemd"]' --change 'ENV container=docker' --change "LABEL $label=host" "$1" "$2" >/dev/null
+}
+
 # The machine's own distribution with systemd and a Docker engine: a host to install the daemon on.
 build_host() {
     if has_image "$host_image"; then return; fi
-    local archive=$cache/host.tar root=$work/host
-    if [ ! -s "$archive" ]; then
-        local distribution codename mirror components=main extra=
-        # shellcheck disable=SC1091
-        distribution=$(. /etc/os-release && echo "$ID") codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-        [ "$distribution" != ubuntu ] || components=main,universe
-        # Newer releases ship the client on its own.
-        if apt-cache show docker-cli >/dev/null 2>&1; then extra=,docker-cli; fi
-        # The mirror is whichever this machine is configured to use.
-        # shellcheck disable=SC2016 # these are apt's fields, not the shell's
-        mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
-            awk -v c="$codename" '($1 == "Debian" || $1 == "Ubuntu") && $2 == c {print $3; exit}')
-        [ -n "$mirror" ] || die "no Debian or Ubuntu mirror for $codename in the apt sources. Next: apt-get update"
-        say "Building $host_image ($codename), about three minutes"
-        debootstrap --variant=minbase --keyring="/usr/share/keyrings/$distribution-archive-keyring.gpg" --components="$components" \
-            --include=systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,iptables,docker.io$extra \
-            "$codename" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 </dev/null ||
-            die "debootstrap failed. Next: tail $cache/debootstrap.log"
-        rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
-        : >"$root/etc/machine-id"
-        local unit
-        for unit in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-timesyncd.service \
-            systemd-resolved.service systemd-networkd.service getty@tty1.service console-getty.service; do
-            ln -sf /dev/null "$root/etc/systemd/system/$unit"
-        done
-        tar --numeric-owner -C "$root" -cf "$archive.new" .
-        mv "$archive.new" "$archive"
+    local extra=
+    # Newer releases ship the client on its own.
+    if apt-cache show docker-cli >/dev/null 2>&1; then extra=,docker-cli; fi
+    say "Building $host_image"
+    bootstrap "$own" "iptables,docker.io$extra" "$cache/host.tar"
+    import_host "$cache/host.tar" "$host_image"
+}
+
+# Hosts with sudo and no engine, for scripts/install.sh: the machine's own distribution, and the other Debian.
+build_install() {
+    local id other=trixie
+    if ! has_image "$install_image:$own"; then
+        say "Building $install_image:$own"
+        mkdir -p "$work/sudo"
+        (cd "$work/sudo" && apt-get -qq -o APT::Sandbox::User=root download sudo)
+        id=$(docker create --label "$label=1" --network none "$host_image" sh -c \
+            'dpkg -i /tmp/sudo_*.deb && rm /tmp/sudo_*.deb && systemctl --quiet disable docker.service docker.socket containerd.service')
+        docker cp -q "$work"/sudo/sudo_*.deb "$id:/tmp/"
+        docker start -a "$id" >/dev/null 2>"$work/sudo/log" || die "no sudo in $install_image:$own: $(cat "$work/sudo/log")"
+        docker commit --change 'CMD ["/lib/systemd/systemd"]' --change "LABEL $label=install" "$id" "$install_image:$own" >/dev/null
+        docker rm -v "$id" >/dev/null
     fi
-    docker import --change 'CMD ["/lib/systemd/systemd"]' --change 'ENV container=docker' --change "LABEL $label=host" \
-        "$archive" "$host_image" >/dev/null
+    case $own in
+    bookworm) ;;
+    trixie) other=bookworm ;;
+    *) return ;;
+    esac
+    if ! has_image "$install_image:$other"; then
+        say "Building $install_image:$other"
+        bootstrap "$other" sudo "$cache/install-$other.tar"
+        import_host "$cache/install-$other.tar" "$install_image:$other"
+    fi
 }
 
 # The label tells the process of the run it belongs to, 1 for a pytest started by hand. Runs may go on side by side:
@@ -156,7 +189,10 @@ images() {
     work=$(mktemp -d "$cache/tmp/images.XXXXXX")
     trap 'rm -rf --one-file-system "$work"' EXIT
     build_sandbox
+    # shellcheck disable=SC1091
+    distribution=$(. /etc/os-release && echo "$ID") own=$(. /etc/os-release && echo "$VERSION_CODENAME")
     build_host
+    build_install
 }
 
 mkdir -p "$cache"
@@ -172,9 +208,10 @@ sweep) sweep ;;
 down) stop_engine ;;
 clean)
     sweep all
-    if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$host_image" >/dev/null 2>&1 || true; fi
+    if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$host_image" \
+        "$install_image:bookworm" "$install_image:trixie" "$install_image:noble" >/dev/null 2>&1 || true; fi
     stop_engine
-    rm -rf --one-file-system "$engine_dir" "$cache/host.tar" "$cache/tmp"
+    rm -rf --one-file-system "$engine_dir" "$cache"/{host,install-bookworm,install-trixie}.tar "$cache/tmp"
     ;;
 *) die "usage: engine.sh up|images|sweep|down|clean" ;;
 esac

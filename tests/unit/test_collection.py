@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import os
+import plistlib
 import subprocess
 import sys
 import zipfile
@@ -121,6 +122,110 @@ def test_unit_hands_over_only_the_keys_there_are() -> None:
 
 def test_unit_may_write_an_archive_that_is_elsewhere() -> None:
     assert "ReadWritePaths=/srv/archive" in directives(unit(_clawmetry_daemon_archive_elsewhere="/srv/archive"))
+
+
+def launch_agent(home: str, **facts: Any) -> dict[str, Any]:
+    """Return the launch agent as macOS would parse it, made with the role's own variables for a user at HOME."""
+    given = {
+        **load("roles/daemon/defaults/main.yml"),
+        **{name: trust(value) for name, value in load("roles/daemon/vars/main.yml").items()},
+        "ansible_facts": {"system": "Darwin", "user_uid": 501, "user_dir": home, **facts},
+    }
+    text = (ROOT / "roles/daemon/templates/clawmetry.plist.j2").read_text()
+    rendered = Templar(loader=DataLoader(), variables=given).template(trust_as_template(text))
+    parsed = plistlib.loads(str(rendered).encode())
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def trust(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: trust(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [trust(inner) for inner in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def test_launch_agent_is_the_users_and_starts_again_after_a_failure_only() -> None:
+    share = "/Users/ann/.local/share/clawmetry"
+    assert launch_agent("/Users/ann") == {
+        "Label": "com.clawmetry.sync-host",
+        "ProgramArguments": [
+            share + "/venv/bin/python",
+            "-I",
+            share + "/current/clawmetry.pyz",
+            "--config",
+            "/Users/ann/.config/clawmetry/clawmetry.yml",
+            "run",
+        ],
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ThrottleInterval": 10,
+        "ExitTimeOut": 20,
+        "ProcessType": "Background",
+        "LowPriorityIO": True,
+        "Umask": 0o077,
+        "SoftResourceLimits": {"Core": 0},
+        "HardResourceLimits": {"Core": 0},
+        "StandardErrorPath": "/Users/ann/Library/Logs/clawmetry.log",
+    }
+
+
+def test_launch_agent_takes_any_home() -> None:
+    assert launch_agent("/Users/<a> & b")["StandardErrorPath"] == "/Users/<a> & b/Library/Logs/clawmetry.log"
+
+
+@pytest.mark.spawns
+def test_launchd_tasks_load_once_reload_a_change_and_unload(tmp_path: Path) -> None:
+    """The tasks themselves, with stand-ins for macOS's launchctl and plutil: no Mac has run them."""
+    home, stub = tmp_path / "home", tmp_path / "bin"
+    stub.mkdir()
+    (stub / "plutil").write_text("#!/bin/sh\nexit 0\n")
+    (stub / "launchctl").write_text(
+        """#!/bin/sh
+cd %s
+case $1 in
+print) exec test -e loaded ;;
+bootstrap) touch loaded ;;
+bootout) rm loaded ;;
+esac
+echo "$*" >>calls
+"""
+        % tmp_path
+    )
+    for program in stub.iterdir():
+        program.chmod(0o755)
+    facts = {"system": "Darwin", "os_family": "Darwin", "user_uid": 501, "user_dir": str(home), "cacheable": True}
+    role = {"name": "clawmetry.sync.daemon", "tasks_from": "launchd"}
+    stopped = {"clawmetry_daemon_started": False}
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [
+            {"ansible.builtin.set_fact": facts},
+            {"ansible.builtin.include_role": role},
+            {"ansible.builtin.include_role": role},
+            {"ansible.builtin.include_role": role, "vars": stopped},
+        ],
+    }
+    (tmp_path / "play.json").write_text(json.dumps([play]))
+    environment = {
+        **os.environ,
+        "PATH": "%s:%s" % (stub, os.environ["PATH"]),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path / "ansible"),
+    }
+    argv = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", tmp_path / "play.json"]
+    argv += ["-e", "ansible_python_interpreter=" + sys.executable]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plist = home / "Library/LaunchAgents/com.clawmetry.sync-host.plist"
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "bootstrap gui/501 %s" % plist,
+        "kickstart -k gui/501/com.clawmetry.sync-host",
+        "bootout gui/501/com.clawmetry.sync-host",
+    ]
+    assert plist.exists()
 
 
 @pytest.mark.spawns
