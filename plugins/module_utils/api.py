@@ -51,15 +51,8 @@ def snapshot(
         settings = replace(settings, discover=named)
     outcome = run_sync(settings, env, timeout_s) if sync else None
     found = discover(
-        enabled=settings.discover,
-        docker_host=settings.docker_host,
-        homes=settings.homes if settings.homes == "auto" else list(settings.homes),
-        include=settings.include,
-        exclude=settings.exclude,
-        only=settings.only,
-        env=dict(settings.environment),
+        **settings.discovery,
         deep=deep,
-        may_exec="exec" in settings.routes,
     )
     surveys = {} if chosen == {"min"} else survey_all(settings, found)
     host = hostinfo.gather(node_id=settings.node_id or known_node_id(settings), env=env)
@@ -95,14 +88,7 @@ def run_sync(
         counts = daemon.queue.counts()
         if counts["pending"] and not errors:
             errors.append("%d envelopes still wait after %g s" % (counts["pending"], timeout_s))
-        return {
-            "ran": True,
-            "ok": not errors,
-            **daemon.totals(),
-            "pending": counts["pending"],
-            "quarantined": counts["quarantined"],
-            "duration_ms": int((time.monotonic() - began) * 1000),
-            "errors": errors,
-        }
+        outcome: dict[str, Any] = control.outcome(daemon.totals(), counts, errors, began)
+        return outcome
     finally:
         daemon.close()

@@ -65,6 +65,20 @@ class Settings:
         return os.path.join(self.state_dir, "archive")
 
     @property
+    def discovery(self) -> dict[str, Any]:
+        """What discover() has to know, as its keyword arguments."""
+        return {
+            "enabled": self.discover,
+            "docker_host": self.docker_host,
+            "homes": self.homes if self.homes == "auto" else list(self.homes),
+            "include": self.include,
+            "exclude": self.exclude,
+            "only": self.only,
+            "env": dict(self.environment),
+            "may_exec": "exec" in self.routes,
+        }
+
+    @property
     def queue_path(self) -> str:
         return os.path.join(self.state_dir, "queue.db")
 

@@ -139,14 +139,19 @@ def wait_for_sync(daemon: Any, stop: threading.Event, timeout_s: float) -> dict[
             errors.append("target %s: %s" % (daemon.shipper.health.state, daemon.shipper.health.reason))
         elif counts["pending"]:
             errors.append("%d envelopes still wait after %g s" % (counts["pending"], timeout_s))
-        return {
-            "ran": True,
-            "ok": not errors,
-            **{name: after[name] - before[name] for name in before},
-            "pending": counts["pending"],
-            "quarantined": counts["quarantined"],
-            "duration_ms": int((time.monotonic() - began) * 1000),
-            "errors": errors,
-        }
+        return outcome({name: after[name] - before[name] for name in before}, counts, errors, began)
     finally:
         queue.close()
+
+
+def outcome(totals: dict[str, int], counts: dict[str, Any], errors: list[str], began: float) -> dict[str, Any]:
+    """Return the ``sync`` mapping of the facts; BEGAN is on the monotonic clock."""
+    return {
+        "ran": True,
+        "ok": not errors,
+        **totals,
+        "pending": counts["pending"],
+        "quarantined": counts["quarantined"],
+        "duration_ms": int((time.monotonic() - began) * 1000),
+        "errors": errors,
+    }

@@ -36,14 +36,7 @@ class Finder:
         self.nudge = threading.Event()  # look now, or notice that it is time to stop
         self._log = log
         self._discoverer = discover.Discoverer(
-            enabled=settings.discover,
-            docker_host=settings.docker_host,
-            homes=settings.homes if settings.homes == "auto" else list(settings.homes),
-            include=settings.include,
-            exclude=settings.exclude,
-            only=settings.only,
-            env=dict(settings.environment),
-            may_exec="exec" in settings.routes,
+            **settings.discovery,
             quick_start=True,
         )
         self._held: dict[str, HeldSandbox] = {}

@@ -77,22 +77,7 @@ class Ground:
 
     @property
     def found(self) -> Discovery:
-        settings = self.settings
-
-        def look() -> Discovery:
-            return discover(
-                enabled=settings.discover,
-                docker_host=settings.docker_host,
-                may_exec="exec" in settings.routes,
-                homes=settings.homes if settings.homes == "auto" else list(settings.homes),
-                include=settings.include,
-                exclude=settings.exclude,
-                only=settings.only,
-                env=dict(settings.environment),
-                deep=self.deep,
-            )
-
-        found: Discovery = self._once("found", look)
+        found: Discovery = self._once("found", lambda: discover(**self.settings.discovery, deep=self.deep))
         return found
 
     @property
