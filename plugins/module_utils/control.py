@@ -11,18 +11,20 @@ Only our own user and root are answered. There is no TCP listener.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import struct
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from .errors import StateError
 
 MAX_MESSAGE_BYTES = 64 << 20
 ANSWER_TIMEOUT_S = 10.0
+MAX_ADDRESS_BYTES = 104  # macOS has the least room
 LOOK_WAIT_S = 10.0
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
@@ -38,6 +40,19 @@ def _read_all(connection: socket.socket, limit: int) -> bytes:
     raise StateError("message of more than %d bytes on the status socket" % limit)
 
 
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[str]:
+    """Give PATH in a form that a socket address has room for: 107 bytes, by way of a held directory where it is longer."""
+    if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
+        yield path
+        return
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield "/proc/self/fd/%d/%s" % (directory, os.path.basename(path))
+    finally:
+        os.close(directory)
+
+
 class Server:
     """Answers on the socket until stopped; every connection in turn, none for longer than its timeout."""
 
@@ -50,9 +65,10 @@ class Server:
             os.unlink(path)
         previous = os.umask(0o177)
         try:
-            self._socket.bind(path)
+            with _address(path) as address:
+                self._socket.bind(address)
         except OSError as exc:
-            raise StateError("cannot make the status socket", where=path, cause=str(exc), next_step="use a shorter state_dir") from exc
+            raise StateError("cannot make the status socket", where=path, cause=str(exc), next_step="look at state_dir") from exc
         finally:
             os.umask(previous)
         self._socket.listen(8)
@@ -96,7 +112,8 @@ def ask(path: str, request: dict[str, Any], timeout_s: float = ANSWER_TIMEOUT_S)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
         connection.settimeout(timeout_s)
         try:
-            connection.connect(path)
+            with _address(path) as address:
+                connection.connect(address)
             connection.sendall(json.dumps(request).encode())
             connection.shutdown(socket.SHUT_WR)
             answer = json.loads(_read_all(connection, MAX_MESSAGE_BYTES))

@@ -155,6 +155,7 @@ class Database:
             self._problem(self._label, str(exc), refused=isinstance(exc, Refused))
             return False
         if self._found is None:
+            self._problem(self._label, None)  # there is none, so nothing is wrong with it
             return False
         self._at_once = at_once
         if now < self._pause_until:

@@ -24,7 +24,7 @@ import sqlite3
 import stat
 import time
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence, Union
 
 from .errors import ConfigError, StateError, shown
 from .model import Poison
@@ -101,7 +101,7 @@ class Sealed:
 
     endpoint: str
     key: str  # idempotency key, stable across re-sends
-    payload: bytes  # envelope
+    payload: Union[bytes, bytearray]  # envelope
     records: int
     slot: Optional[str] = None  # a newer envelope of the same slot replaces an unsent older one
     source: Optional[int] = None
@@ -163,7 +163,12 @@ def _connect(path: str, uri_mode: str = "rwc") -> sqlite3.Connection:
     from urllib.parse import quote
 
     connection = sqlite3.connect(
-        "file:%s?mode=%s" % (quote(path), uri_mode), uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        "file:%s?mode=%s" % (quote(path), uri_mode),
+        uri=True,
+        timeout=_BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=0,  # a kept statement keeps a copy of the envelope it last stored
     )
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
@@ -453,8 +458,10 @@ class Queue:
                     return None
             session, _sandbox = self._turns[0]
             place = "source IS NULL" if session is None else "source IN (SELECT id FROM source WHERE session=?)"
+            # First the number, then that one row: a sort would have all the envelopes of the session in memory.
             row = self.db.execute(
-                "SELECT id, endpoint, key, payload, records, source, slot FROM outbox WHERE %s ORDER BY id LIMIT 1" % place,
+                "SELECT id, endpoint, key, payload, records, source, slot FROM outbox"
+                " WHERE id=(SELECT min(id) FROM outbox WHERE %s)" % place,
                 () if session is None else (session,),
             ).fetchone()
             if row is not None:

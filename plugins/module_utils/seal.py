@@ -19,12 +19,13 @@ import hashlib
 import hmac
 import os
 import zlib
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Union
 
 from .errors import ClawmetryError, ConfigError
 
 try:
     from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     HAS_CRYPTOGRAPHY = True
@@ -32,6 +33,7 @@ except ImportError:
     HAS_CRYPTOGRAPHY = False
 
 NONCE_BYTES = 12
+TAG_BYTES = 16
 GZIP_FROM_BYTES = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
 # An envelope is made by us or by an ingest client alike; nothing legitimate inflates beyond this.
@@ -73,7 +75,7 @@ def new_key() -> str:
     return base64.urlsafe_b64encode(os.urandom(32)).decode("ascii")
 
 
-def to_blob(envelope: bytes) -> bytes:
+def to_blob(envelope: Union[bytes, bytearray]) -> bytes:
     return base64.urlsafe_b64encode(envelope)
 
 
@@ -98,21 +100,34 @@ class Sealer:
     def __init__(self, key: bytes) -> None:
         if not HAS_CRYPTOGRAPHY:
             raise ConfigError("this Python has no cryptography package", next_step="run the installed clawmetry, or scripts/clawmetry")
+        self._key = key
         self._aead = AESGCM(key)
         self._pseudonym_key = hmac.digest(key, b"clawmetry.sync pseudonym", "sha256")
 
-    def seal(self, plaintext: bytes, *, compress: bool = False) -> bytes:
-        """Return the envelope of PLAINTEXT, gzipped first when COMPRESS is set and it is worth it."""
+    def seal(self, plaintext: bytes, *, compress: bool = False) -> bytearray:
+        """Return the envelope of PLAINTEXT, gzipped first when COMPRESS is set and it is worth it.
+
+        Written in place: an envelope may be of 8 MiB, and each copy of it counts against the bound on memory.
+        """
         if compress and len(plaintext) >= GZIP_FROM_BYTES:
             plaintext = gzip.compress(plaintext, 1, mtime=0)
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, plaintext, None)
+        encryptor = Cipher(algorithms.AES(self._key), modes.GCM(nonce)).encryptor()
+        # update_into() asks for a block's length less one beyond what it writes.
+        envelope = bytearray(NONCE_BYTES + len(plaintext) + TAG_BYTES + 15)
+        envelope[:NONCE_BYTES] = nonce
+        with memoryview(envelope) as whole, whole[NONCE_BYTES:] as sealed:
+            end = NONCE_BYTES + encryptor.update_into(plaintext, sealed)
+        encryptor.finalize()
+        envelope[end : end + TAG_BYTES] = encryptor.tag
+        del envelope[end + TAG_BYTES :]
+        return envelope
 
     def pseudonym(self, text: str) -> str:
         """Return 12 hex digits that stand for TEXT and cannot be turned back without the key."""
         return hmac.digest(self._pseudonym_key, text.encode("utf-8", "surrogatepass"), "sha256").hex()[:12]
 
-    def open(self, envelope: bytes) -> bytes:
+    def open(self, envelope: Union[bytes, bytearray]) -> bytes:
         """Return the JSON plaintext of ENVELOPE, gunzipped if need be. Raises SealError."""
         try:
             plaintext = self._aead.decrypt(envelope[:NONCE_BYTES], envelope[NONCE_BYTES:], None)

@@ -614,7 +614,7 @@ class SandboxSync:
         seen_now: dict[bytes, tuple[Any, ...]] = {workspace + b"/" + name: _signature(seen) for workspace, name, seen in found}
         if seen_now == self._memory_seen or not found:
             return False
-        files, left = [], MAX_MEMORY_BYTES_PER_UPLOAD
+        files, left, whole = [], MAX_MEMORY_BYTES_PER_UPLOAD, True
         for workspace, name, _seen in found:
             path = workspace + b"/" + name
             try:
@@ -624,6 +624,7 @@ class SandboxSync:
                 continue
             except Unreadable as exc:
                 self._problem(shown(path), str(exc), refused=isinstance(exc, Refused))
+                whole = whole and isinstance(exc, Refused)
                 continue
             left -= len(data)
             files.append(
@@ -634,7 +635,8 @@ class SandboxSync:
                     "content": data.decode("utf-8", "replace")[: wire.MAX_MEMORY_CHARS],
                 }
             )
-        self._memory_seen = seen_now
+        if whole:
+            self._memory_seen = seen_now  # else it is looked at again, though nothing changes
         if not files:
             return False
         plaintext = wire.memory(node_id=self.context.node_id, files=files, source=self._source(None))

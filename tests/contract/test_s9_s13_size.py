@@ -250,5 +250,5 @@ def test_s13_index_bombs(scene: Scene) -> None:
             'mkdir -p "../../$1/sessions"; cat >"../../$1/sessions/sessions.json"; echo "{}" >"../../$1/sessions/x.jsonl"', name, stdin=bomb
         )
     scene.start()
-    until(lambda: len(scene.of_hostile()) == len(INDEXES), 30, "transcripts beside the bombs")
+    until(lambda: len(scene.of_hostile()) == len(INDEXES), 60, "transcripts beside the bombs")
     scene.all_fair(2)

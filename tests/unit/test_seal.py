@@ -50,7 +50,7 @@ def test_what_is_sealed_opens(data: bytes, compress: bool) -> None:
 
 def test_every_envelope_has_a_nonce_of_its_own() -> None:
     sealer = Sealer(KEY)
-    envelopes = [sealer.seal(b"the same") for _number in range(20_000)]
+    envelopes = [bytes(sealer.seal(b"the same")) for _number in range(20_000)]
     assert len({envelope[:12] for envelope in envelopes}) == len(envelopes)
     assert len({envelope[12:] for envelope in envelopes}) == len(envelopes)
     assert all(len(envelope) == 12 + 8 + 16 for envelope in envelopes)

@@ -27,6 +27,8 @@ except ImportError:
 MAX_RECORD_BYTES = 8 << 20
 # Longer digit runs make standard parsers refuse the whole document (Python's own limit is 4300).
 _MAX_NUMBER_CHARS = 1000
+# orjson takes three times a text's size while it parses: too much for the largest.
+MAX_FAST_BYTES = 1 << 20
 # Standard parsers give up somewhere above this, and the record still gets an envelope around it.
 MAX_DEPTH = 500
 # Parsed, a value takes up to a few hundred bytes: a record of 8 MiB could ask for half a gigabyte.
@@ -72,7 +74,7 @@ def judge(line: bytes) -> dict[str, Any]:
         raise NotARecord("more than %d values" % MAX_VALUES)
     try:
         # orjson refuses all that a strict parser may refuse, and lone surrogates besides: those get a second hearing.
-        value = _strict_loads(line) if _fast_loads is None else _fast_loads(line)
+        value = _strict_loads(line) if _fast_loads is None or len(line) > MAX_FAST_BYTES else _fast_loads(line)
     except NotARecord:
         raise
     except ValueError:

@@ -54,7 +54,12 @@ class Archive:
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._db = sqlite3.connect(
-                "file:%s?mode=rwc" % quote(self.path), uri=True, timeout=10.0, isolation_level=None, check_same_thread=False
+                "file:%s?mode=rwc" % quote(self.path),
+                uri=True,
+                timeout=10.0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=0,
             )
             self._db.execute("PRAGMA page_size=16384")
             self._db.execute("PRAGMA journal_mode=WAL")
