@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -81,19 +82,21 @@ class TestThroughProc:
             process.wait()
             return asked
 
-        before = len(os.listdir("/proc/self/fd"))
+        gc.collect()
+        before = set(os.listdir("/proc/self/fd"))
         with pytest.raises(Unreadable, match="changed while it was opened"):
             routes.open_sandbox(box(place(process.pid)), routes=ROUTES, reinspect=again)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert set(os.listdir("/proc/self/fd")) <= before
 
     def test_an_engine_that_cannot_be_asked_is_no_yes(self, process: subprocess.Popen[bytes]) -> None:
         def again(_asked: ContainerPlace) -> Optional[ContainerPlace]:
             raise Unreadable("the engine does not answer")
 
-        before = len(os.listdir("/proc/self/fd"))
+        gc.collect()
+        before = set(os.listdir("/proc/self/fd"))
         with pytest.raises(Unreadable, match="does not answer"):
             routes.open_sandbox(box(place(process.pid)), routes=ROUTES, reinspect=again)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert set(os.listdir("/proc/self/fd")) <= before
 
     def test_only_when_allowed(self, process: subprocess.Popen[bytes]) -> None:
         with pytest.raises(Unreadable, match="no route"):
