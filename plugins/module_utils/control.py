@@ -101,10 +101,8 @@ class Server:
 
     def close(self) -> None:
         self._socket.close()
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(self._path)
-        except OSError:
-            pass
 
 
 def ask(path: str, request: dict[str, Any], timeout_s: float = ANSWER_TIMEOUT_S) -> Optional[dict[str, Any]]:

@@ -22,10 +22,8 @@ def shown(value: Union[str, bytes, None], limit: int = 200) -> str:
     """
     if value is None:
         return "-"
-    if isinstance(value, bytes):
-        text = value[: limit * 4].decode("utf-8", "backslashreplace")
-    else:
-        text = value[: limit * 4]
+    start = value[: limit * 4]
+    text = start.decode("utf-8", "backslashreplace") if isinstance(start, bytes) else start
     escaped = text.encode("unicode_escape").decode("ascii")
     return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 

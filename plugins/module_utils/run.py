@@ -10,6 +10,7 @@ Nothing else in the engine may import subprocess.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -59,11 +60,8 @@ def run(
     where = shown(" ".join(argv))
     environment = dict(_BASE_ENV)
     environment.update(env or {})
-    identity: dict[str, object] = {}
-    if user is not None:
-        identity = {"user": user, "group": group if group is not None else user, "extra_groups": []}
     try:
-        child = subprocess.Popen(  # type: ignore[call-overload]
+        child = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -73,11 +71,13 @@ def run(
             start_new_session=True,
             close_fds=True,
             pass_fds=tuple(pass_fds),
-            **identity,
+            user=user,
+            group=user if group is None else group,
+            extra_groups=None if user is None else (),
         )
     except (OSError, ValueError) as exc:
         raise CommandError("cannot run", where=where, cause=str(exc)) from exc
-    streams: dict[int, bytearray] = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
+    streams = {pipe.fileno(): bytearray() for pipe in (child.stdout, child.stderr) if pipe is not None}
     deadline = time.monotonic() + timeout_s
     failure = ""
     try:
@@ -85,23 +85,24 @@ def run(
             for fd in streams:
                 selector.register(fd, selectors.EVENT_READ)
             to_feed = memoryview(stdin or b"")
-            if child.stdin is not None:
-                os.set_blocking(child.stdin.fileno(), False)
-                selector.register(child.stdin, selectors.EVENT_WRITE)
+            feed = child.stdin
+            if feed is not None:
+                os.set_blocking(feed.fileno(), False)
+                selector.register(feed, selectors.EVENT_WRITE)
             while selector.get_map() and not failure:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     failure = "no answer after %g s" % timeout_s
                     break
                 for key, _events in selector.select(left):
-                    if key.fd not in streams:
+                    if feed is not None and key.fileobj is feed:
                         try:
                             to_feed = to_feed[os.write(key.fd, to_feed[:4096]) :]  # PIPE_BUF
                         except BrokenPipeError:
                             to_feed = to_feed[:0]
                         if not to_feed:
-                            selector.unregister(key.fileobj)
-                            child.stdin.close()
+                            selector.unregister(feed)
+                            feed.close()
                         continue
                     piece = os.read(key.fd, 65536)
                     if not piece:
@@ -117,10 +118,8 @@ def run(
     finally:
         out, err = (bytes(buffer) for buffer in streams.values())
         # The group may hold grandchildren that kept the pipes open.
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 stream.close()

@@ -24,9 +24,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 importlib.import_module("conftest")  # maps the engine
-from support.daemon import Daemon, running  # noqa: E402
-from support.ingest import Ingest  # noqa: E402
-from support.tree import make_tree  # noqa: E402
+from support.daemon import Daemon, running
+from support.ingest import Ingest
+from support.tree import make_tree
 
 
 def wait(condition, timeout_s: float) -> float:

@@ -26,9 +26,9 @@ from typing import Callable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 importlib.import_module("conftest")  # maps the engine
-from clawmetry_sync.discover import Discoverer, openshellcli  # noqa: E402
-from support.bighost import BigHost  # noqa: E402
-from support.fakeengine import FakeEngine  # noqa: E402
+from clawmetry_sync.discover import Discoverer, openshellcli
+from support.bighost import BigHost
+from support.fakeengine import FakeEngine
 
 
 def fill(host: BigHost, sandboxes: int, files: int) -> None:

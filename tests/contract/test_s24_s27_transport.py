@@ -137,7 +137,7 @@ def expired(certificates: Certificates, directory: Path) -> Certificates:
     for extension in old.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
     path = directory / "expired.pem"
-    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))  # type: ignore[arg-type]
+    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     return replace(certificates, certificate=path, ca=path)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import base64
 import collections
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -456,10 +457,8 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def cut(self) -> None:
         for connection in list(self._connections):
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -114,7 +114,7 @@ def store(world: dict[str, Any], name: str, document: dict[str, Any]) -> dict[st
             item["status"] = "Superseded" if item["status"] == "Loaded" else item["status"]
     error = "policy validation failed: endpoint %s: conflicting tls settings" % world["fail"] if bad else ""
     revisions.append({"version": revisions[-1]["version"] + 1, "status": status, "error": error, "document": document})
-    return revisions[-1]  # type: ignore[no-any-return]
+    return revisions[-1]
 
 
 def numbers(world: dict[str, Any]) -> tuple[int, ...]:

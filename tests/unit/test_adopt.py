@@ -31,7 +31,7 @@ class Systemd:
     """Answers as systemctl would; the old unit is ACTIVE until it is disabled."""
 
     def __init__(self, *, active: bool = False, fails: bool = False) -> None:
-        self.active, self.fails, self.calls = active, fails, []  # type: ignore[var-annotated]
+        self.active, self.fails, self.calls = active, fails, []
 
     def __call__(self, argv: Sequence[str], **options: Any) -> Result:
         self.calls.append(list(argv))

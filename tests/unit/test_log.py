@@ -74,7 +74,7 @@ def test_a_stamp_is_utc(capsys: pytest.CaptureFixture[str]) -> None:
 
 @given(st.one_of(st.text(st.characters()), st.binary()), st.integers(4, 300))
 def test_shown_is_printable_ascii_within_its_limit(value: object, limit: int) -> None:
-    text = shown(value, limit)  # type: ignore[arg-type]
+    text = shown(value, limit)
     assert text.isascii() and (text.isprintable() or not text)
     assert len(text) <= limit
 

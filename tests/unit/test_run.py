@@ -22,7 +22,7 @@ pytestmark = pytest.mark.spawns
 
 
 def python(program: str, **options: object) -> object:
-    return run([sys.executable, "-I", "-c", program], **options)  # type: ignore[arg-type]
+    return run([sys.executable, "-I", "-c", program], **options)
 
 
 def test_returns_code_and_both_streams() -> None:

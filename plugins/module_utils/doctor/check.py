@@ -85,24 +85,21 @@ class Ground:
         surveys: dict[str, Survey] = self._once("surveys", lambda: holding.survey_all(self.settings, self.found))
         return surveys
 
+    def _ask(self) -> tuple[Optional[dict[str, Any]], Optional[StateError]]:
+        try:
+            return self.control(self.settings.socket_path, {"op": "status"}), None
+        except StateError as exc:
+            return None, exc
+
     @property
     def status(self) -> Optional[dict[str, Any]]:
         """What the running daemon says of itself; None when none answers, with the reason in ``status_problem``."""
-
-        def ask() -> Optional[dict[str, Any]]:
-            try:
-                return self.control(self.settings.socket_path, {"op": "status"})
-            except StateError as exc:
-                self._cache["status_problem"] = exc
-                return None
-
-        answer: Optional[dict[str, Any]] = self._once("status", ask)
+        answer: Optional[dict[str, Any]] = self._once("status", self._ask)[0]
         return answer
 
     @property
     def status_problem(self) -> Optional[StateError]:
-        self.status  # noqa: B018
-        problem: Optional[StateError] = self._cache.get("status_problem")
+        problem: Optional[StateError] = self._once("status", self._ask)[1]
         return problem
 
     @property

@@ -162,8 +162,11 @@ def load_yaml(text: str) -> Any:
     if len(text) > MAX_POLICY_BYTES:
         raise _unreadable("it is larger than %d bytes" % MAX_POLICY_BYTES)
     try:
-        # A subclass of SafeLoader: no tag of Python's is known to it.
-        return yaml.load(text, Loader=Loader)  # noqa: S506
+        loader = Loader(text)  # a SafeLoader: no tag of Python's is known to it
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise _unreadable("it is not YAML: %s" % shown(str(getattr(exc, "problem", "") or ""))) from None
 

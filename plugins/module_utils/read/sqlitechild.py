@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -36,7 +37,9 @@ from typing import Any, BinaryIO, Callable, Iterator, Optional
 try:
     import sqlite3
 except ImportError:  # a Python built without it
-    sqlite3 = None  # type: ignore[assignment]
+    HAS_SQLITE = False
+else:
+    HAS_SQLITE = True
 
 EVENTS, WATERMARKS, NODES, WINDOWS = "transcript_events", "transcript_rewrite_watermarks", "session_nodes", "session_windows"
 # All that is ever read. The database also holds secrets (auth_profile_store): nothing else is authorised.
@@ -83,8 +86,7 @@ def _decoder() -> Optional[Decoder]:
     """Return what opens a stream of zstd as one of what it holds, None when there is no decoder."""
     window_log = 23  # a frame may ask for a window as large as the largest event, not for gigabytes
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-
+        zstd = importlib.import_module("compression.zstd")  # of Python 3.14 and newer
         options = {zstd.DecompressionParameter.window_log_max: window_log}
         return lambda source: zstd.ZstdFile(source, options=options)
     except ImportError:
@@ -631,7 +633,7 @@ def inflated(request: dict[str, Any]) -> list[bytes]:
 def main() -> None:
     """Read the request, confine ourselves, answer. Any way out but the last line is an answer that is not complete."""
     request = json.loads(sys.stdin.buffer.read())
-    if sqlite3 is None:
+    if not HAS_SQLITE:
         raise SystemExit("this Python has no sqlite3")
     confine(request["root"], request["directory"], request["uid"], request["gid"], request["keep"])
     # A transaction that hangs (a stuck disk, a stopped process) must not pin the writer's WAL: the kernel ends us, locks and all.

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,8 @@ def test_hostile_labels_and_phases_say_nothing() -> None:
 @given(JSON)
 def test_any_document_is_survived(document: object) -> None:
     for shape in (document, {"items": document}, {"items": [document]}):
-        try:
+        with contextlib.suppress(ValueError):
             parse_pods(json.dumps(shape).encode())
-        except ValueError:
-            pass
 
 
 @pytest.mark.parametrize("data", [b"", b"error: You must be logged in", b"[" * 100_000, b"\xff"])

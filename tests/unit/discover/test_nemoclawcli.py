@@ -89,11 +89,11 @@ def box(**changes: object) -> Sandbox:
         "uid": "docker:c", "name": "a", "type": "nemoclaw", "status": "running", "phase_source": "docker", "container": place,
         "evidence": ("label openshell.ai/*", "registry /home/alice/.nemoclaw/sandboxes.json"), "confirmed": True,
     }  # fmt: skip
-    return Sandbox(**{**values, **changes})  # type: ignore[arg-type]
+    return Sandbox(**{**values, **changes})
 
 
 def seen(**changes: object) -> cli.Seen:
-    return cli.Seen(**{"name": "a", "source": "nemoclaw a status", "home": "/home/alice", **changes})  # type: ignore[arg-type]
+    return cli.Seen(**{"name": "a", "source": "nemoclaw a status", "home": "/home/alice", **changes})
 
 
 def test_container_s_state_is_believed_before_the_phase() -> None:

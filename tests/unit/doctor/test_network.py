@@ -39,7 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, reply: Callable[[str, str], Optional[Reply]]) -> None:
-        self.reply, self.asked = reply, []  # type: ignore[var-annotated]
+        self.reply, self.asked = reply, []
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -153,7 +154,7 @@ def _spy_on_opens(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, int]]:
 
     def spy(path: bytes, flags: int, *rest: object, **options: object) -> int:
         seen.append((path, flags))
-        return real_open(path, flags, *rest, **options)  # type: ignore[arg-type]
+        return real_open(path, flags, *rest, **options)
 
     monkeypatch.setattr(os, "open", spy)
     if kernel.openat2 is not None:
@@ -278,14 +279,10 @@ def test_no_descriptor_leaks(held: HeldDir, root: Path, outside: Path) -> None:
     gc.collect()
     before = set(os.listdir("/proc/self/fd"))
     for path in (b"link.jsonl", b"fifo", b"none", b"a/b/file.jsonl", b"a/../x", b"a/b/file.jsonl/x"):
-        try:
+        with contextlib.suppress(Refused, FileNotFoundError):
             os.close(held.open_file(path))
-        except (Refused, FileNotFoundError):
-            pass
-        try:
+        with contextlib.suppress(Refused, FileNotFoundError):
             held.open_dir(path).close()
-        except (Refused, FileNotFoundError):
-            pass
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
@@ -312,7 +309,7 @@ def test_eagain_of_a_rename_elsewhere_is_tried_again(held: HeldDir, way: str, mo
         if left[0]:
             left[0] -= 1
             raise OSError(errno.EAGAIN, "renamed")
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)
 
     monkeypatch.setattr(kernel, "openat2", restless)
     assert read(held, b"a/b/file.jsonl") == b"inside\n"

@@ -27,7 +27,7 @@ ID = "0" * 64
 
 
 def place(pid: int, **changes: object) -> ContainerPlace:
-    return replace(ContainerPlace("unix:///x", ID, pid=pid, started_at="2026-11-21T20:00:00Z", running=True), **changes)  # type: ignore[arg-type]
+    return replace(ContainerPlace("unix:///x", ID, pid=pid, started_at="2026-11-21T20:00:00Z", running=True), **changes)
 
 
 def box(where: ContainerPlace) -> Sandbox:

@@ -148,7 +148,7 @@ def test_413_splits_down_to_one_record_in_order(bench: Bench) -> None:
         bench.target.sent.append((key, envelope))
         return judge_status(413 if len(events) > 1 or events == [{"n": 2}] else 200)
 
-    bench.target.deliver = judge  # type: ignore[method-assign]
+    bench.target.deliver = judge
     while bench.queue.next() is not None:
         assert bench.shipper.step() == 0.0
     taken = [events[0]["n"] for events in bench.delivered() if len(events) == 1]
