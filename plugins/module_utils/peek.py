@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""One value out of queue.db, for facts: all else of that file is queue.py's.
+"""One value out of queue.db, for facts: all else of that file is for queue/ to know.
 
 Apart, because what facts import travels to a host with every call of the module (contract P7).
 """

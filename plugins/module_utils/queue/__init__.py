@@ -1,0 +1,94 @@
+# Copyright (c) 2026, ClawMetry sync contributors
+# BSD-2-Clause licence (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""All durable state: one SQLite file with the cursors and the outbox in the same transaction.
+
+A cursor moves only in the transaction that stores its sealed batch; an outbox row goes only with
+its ack. WAL with synchronous=FULL, so what a commit acknowledged survives power loss. Payloads are
+envelopes, never plaintext.
+
+rows: what is kept. place: the state directory and its lock. statefile: the file and its tables.
+outbox: what waits for an ack. cursors: how far each source was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ..errors import shown
+from .cursors import Cursors
+from .place import InstanceLock, prepare_state_dir
+from .rows import OutboxRow, Sealed, SessionRow, SourceRow, idempotency_key
+from .statefile import SCHEMA_VERSION, DatabaseError, connect
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "DatabaseError",
+    "InstanceLock",
+    "OutboxRow",
+    "Queue",
+    "Sealed",
+    "SessionRow",
+    "SourceRow",
+    "idempotency_key",
+    "prepare_state_dir",
+]
+
+
+class Queue(Cursors):
+    """One connection to queue.db with all its tables, and what status shows of them."""
+
+    @classmethod
+    def peek_status(cls, path: str) -> dict[str, Any]:
+        """Return what status can tell of a queue.db while no daemon runs; writes nothing."""
+        queue = cls.__new__(cls)
+        queue.path = path
+        try:
+            with contextlib.closing(connect(path, "ro")) as queue.db:
+                counts = queue.counts()
+                sources = queue.source_status()
+        except DatabaseError as exc:
+            return {"reason": "queue.db cannot be read: %s" % exc}
+        return {
+            **{name: counts[name] for name in ("pending", "pending_bytes", "quarantined", "dead_letters", "last_ack")},
+            "sources": sources,
+        }
+
+    def counts(self) -> dict[str, Any]:
+        rows, size = self.outbox_size()
+        return {
+            "pending": rows,
+            "pending_bytes": size,
+            "quarantined": self.db.execute("SELECT count(*) FROM quarantine").fetchone()[0],
+            "dead_letters": self.db.execute("SELECT count(*) FROM dead_letter").fetchone()[0],
+            "oldest_pending": self.db.execute("SELECT min(created) FROM outbox").fetchone()[0],
+            "last_ack": float(self.get_meta("last_ack") or 0) or None,
+        }
+
+    def source_status(self) -> list[dict[str, Any]]:
+        """Return one mapping per source, as ``clawmetry status --json`` shows them."""
+        return self._mappings(
+            "SELECT source.id, session.sandbox, session.agent, session.session, source.name AS file, generation, offset,"
+            " source.size, records, last_ack, (SELECT count(*) FROM quarantine WHERE quarantine.source=source.id) AS quarantined,"
+            " (SELECT min(created) FROM outbox WHERE outbox.source=source.id) AS oldest_pending,"
+            " (SELECT count(*) FROM outbox WHERE outbox.source=source.id) AS pending"
+            " FROM source JOIN session ON session.id=source.session ORDER BY session.sandbox, session.agent, session.session, source.name"
+        )
+
+    def quarantined(self, most: int = 100) -> list[dict[str, Any]]:
+        """Return the newest records that could not be taken: where, how long, their SHA-256, and why."""
+        return self._mappings(
+            "SELECT session.sandbox, session.agent, source.name AS file, quarantine.generation, quarantine.offset, length,"
+            " sha256, reason, at FROM quarantine JOIN source ON source.id=quarantine.source JOIN session ON session.id=source.session"
+            " ORDER BY quarantine.id DESC LIMIT ?",
+            most,
+        )
+
+    def _mappings(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        """Return rows as mappings by column; names from a sandbox (stored as bytes) come out escaped."""
+        cursor = self.db.execute(query, parameters)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, (shown(value) if isinstance(value, bytes) else value for value in row))) for row in cursor]
