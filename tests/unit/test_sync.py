@@ -17,7 +17,6 @@ from typing import Any, Iterator
 
 import pytest
 
-from clawmetry_sync import sync as room
 from clawmetry_sync import wire
 from clawmetry_sync.errors import StateError
 from clawmetry_sync.model import HomePlace, Sandbox
@@ -25,6 +24,8 @@ from clawmetry_sync.queue import Queue
 from clawmetry_sync.read import routes, tail
 from clawmetry_sync.seal import Sealer
 from clawmetry_sync.sync import Context, SandboxSync
+from clawmetry_sync.sync.state import signature_of
+from clawmetry_sync.sync.watch import LAYOUT_INTERVAL_S
 from support.tree import dumps, numbered
 
 SESSION = "2f8344fb-0000-4000-8000-000000000001"
@@ -163,7 +164,7 @@ def test_times_sqlite_has_no_room_for(bench: Bench, moment: int) -> None:
 def test_inode_numbers_sqlite_has_no_room_for() -> None:
     """Network file systems use all 64 bits."""
     seen: Any = SimpleNamespace(st_ino=2**64 - 1, st_dev=2**64 - 2, st_size=10, st_mtime_ns=-5, st_ctime_ns=2**64)
-    assert all(0 <= part < 2**63 for part in room._signature(seen))
+    assert all(0 <= part < 2**63 for part in signature_of(seen))
 
 
 def test_what_is_no_file_is_refused_and_named(bench: Bench) -> None:
@@ -238,12 +239,12 @@ def test_r20_state_that_cannot_even_be_read_moves_no_cursor(bench: Bench, monkey
     monkeypatch.setattr(bench.queue, "commit_turn", broken)
     monkeypatch.setattr(bench.queue, "sources", broken)
     for _time in range(3):
-        bench.now += room.LAYOUT_INTERVAL_S
+        bench.now += LAYOUT_INTERVAL_S
         with pytest.raises(sqlite3.Error):
             for item in bench.sync.scan():
                 bench.sync.turn(*item)
     monkeypatch.undo()
-    bench.now += room.LAYOUT_INTERVAL_S
+    bench.now += LAYOUT_INTERVAL_S
     bench.read()
     assert bench.numbers() == [0, 1, 2, 3]
 
@@ -336,7 +337,7 @@ def test_new_agent_and_state_are_found_in_time(bench: Bench) -> None:
     other.mkdir(parents=True)
     (other / "w.jsonl").write_bytes(dumps(numbered(5)))
     bench.read()
-    bench.now += room.LAYOUT_INTERVAL_S
+    bench.now += LAYOUT_INTERVAL_S
     bench.read()
     assert [batch["source"]["agent"] for batch in bench.sent()] == ["writer"]
 

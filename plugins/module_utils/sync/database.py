@@ -18,13 +18,13 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Collection, Optional
 
-from .errors import Refused, StateError, Unreadable, shown
-from .queue import DatabaseError, Queue, SourceRow
-from .read import sqlitestore, tail
-from .read.index import Entry, subagent
-from .read.jsonl import Counts
-from .read.routes import DATABASE_ROUTES, HeldSandbox
-from .read.sent import MAX_HASHES, SentLines
+from ..errors import Refused, StateError, Unreadable, shown
+from ..queue import DatabaseError, Queue, SourceRow
+from ..read import sqlitestore, tail
+from ..read.index import Entry, subagent
+from ..read.jsonl import Counts
+from ..read.routes import DATABASE_ROUTES, HeldSandbox
+from ..read.sent import MAX_HASHES, SentLines
 
 # How long after a repeated event more of them are expected: a migration may be half way.
 REREAD_GRACE_S = 600.0
