@@ -96,8 +96,8 @@ def test_r1_kill9_at_each_named_step(tmp_path: Path) -> None:
         node.arrived(30)
         node.daemon.kill()
         print("R1 by step: batches sent again %s" % again)
-        # A kill between the ingest's 2xx and our own ack is the only one that repeats a batch (seen in the next life).
-        assert ingest.duplicate_batches <= 3 * 3 + 1
+        # One request is in flight at a time, so each kill repeats one batch at the most, wherever the other thread stood.
+        assert ingest.duplicate_batches <= 3 * len(STEPS)
         assert ingest.duplicate_events <= ingest.duplicate_batches * BATCH
 
 
