@@ -5,7 +5,7 @@
 
 """Compressed transcripts: ``<session>.jsonl.deleted.<stamp>.<generation>.zst``, what OpenClaw leaves of a deleted session.
 
-Inflating is left to a confined child (sqlitechild.py): a decoder is a large target, and here are our keys. A piece that
+Inflating is left to a confined child (sqlitechild/): a decoder is a large target, and here are our keys. A piece that
 begins in the middle is inflated from the beginning: these files are read once, mostly to find that all of it was sent.
 """
 
@@ -18,7 +18,7 @@ import struct
 from ..errors import Unreadable, shown
 from . import jsonl
 from .opener import HeldDir
-from .sqlitechild import HEADER
+from .sqlitechild.frames import HEADER
 from .sqlitestore import BUDGET_BYTES, NOBODY, child, identity
 
 SUFFIX = b".zst"

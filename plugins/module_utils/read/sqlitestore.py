@@ -6,7 +6,7 @@
 """An agent's SQLite transcripts (OpenClaw 2026.8 and later), asked for through a confined child process.
 
 SQLite resolves names itself and needs its own locks, so no descriptor of ours can stand for the database: a fresh
-interpreter (sqlitechild.py) goes into the sandbox's root, becomes the owner of the file and reads. Fresh rather than
+interpreter (sqlitechild/) goes into the sandbox's root, becomes the owner of the file and reads. Fresh rather than
 forked: a fork of this process would carry our keys, queue and half-taken locks of other threads into code that works on
 hostile bytes. It costs about 40 ms of CPU, so it is started only when the database or its -wal has changed.
 
@@ -39,7 +39,7 @@ from ..model import Poison
 from ..run import run
 from . import sqlitechild
 from .opener import HeldDir
-from .sqlitechild import MAX_EVENT_BYTES, MAX_SEQ, REASON_NO_TRANSCRIPTS, SIDECARS
+from .sqlitechild.frames import HEADER, MAX_EVENT_BYTES, MAX_SEQ, REASON_NO_TRANSCRIPTS, ROW, SIDECARS
 
 BUDGET_BYTES = 4 << 20
 OUTPUT_CAP = BUDGET_BYTES + MAX_EVENT_BYTES + (2 << 20)
@@ -48,7 +48,17 @@ MAX_WANT = 100
 MAX_HEADS = 2000
 MAX_SESSIONS = 10_000  # OpenClaw itself keeps 5,000 at the most
 
-_START = "import marshal,sys;size=int(sys.argv.pop(1));exec(marshal.loads(sys.stdin.buffer.read(size)))"
+# The modules of the child come as compiled code: a package that was never on a disk, whose modules import each other by name.
+LOAD = """
+import marshal, sys, types
+def module(name, code):
+    made = sys.modules["sqlitechild" + name] = types.ModuleType("sqlitechild" + name)
+    made.__package__, made.__path__ = "sqlitechild", []
+    exec(code, made.__dict__)
+for part in marshal.loads(sys.stdin.buffer.read(int(sys.argv.pop(1)))):
+    module(*part)
+"""
+_START = LOAD + 'sys.modules["sqlitechild.program"].main()\n'
 # CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT: numbers of linux/capability.h
 _NEEDED_CAPABILITIES = 1 << 6 | 1 << 7 | 1 << 18
 _CAP_DAC_READ_SEARCH, _CAP_SETPCAP = 1 << 2, 1 << 8
@@ -201,13 +211,17 @@ def capabilities_held() -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _program() -> bytes:
-    """Return the child's code: from wherever this package was loaded, a zipapp included. Raises Unreadable."""
-    spec = sqlitechild.__spec__
-    loader = spec.loader if spec is not None else None
-    if loader is None or not hasattr(loader, "get_code"):
-        raise Unreadable("the program that reads SQLite is not at hand", cause="no loader gives its code")
-    return marshal.dumps(loader.get_code(sqlitechild.__name__))
+def program() -> bytes:
+    """Return the child's modules, (name, code) each: from wherever this package was loaded, a zipapp included. Raises Unreadable."""
+    modules: list[tuple[str, Any]] = [("", "")]
+    for name in sqlitechild.MODULES:
+        full = sqlitechild.__name__ + "." + name
+        spec = importlib.util.find_spec(full)
+        loader = spec.loader if spec is not None else None
+        if loader is None or not hasattr(loader, "get_code"):
+            raise Unreadable("the program that reads SQLite is not at hand", cause="no loader gives its code")
+        modules.append(("." + name, loader.get_code(full)))
+    return marshal.dumps(modules)
 
 
 @functools.lru_cache(maxsize=1)
@@ -222,13 +236,13 @@ def _packages() -> tuple[str, ...]:
 
 def child(request: dict[str, Any], descriptors: list[int], where: str) -> bytes:
     """Run a child on REQUEST with these DESCRIPTORS and return what it answered. Raises Unreadable."""
-    program = _program()
+    code = program()
     # -I -S: no environment, no user site, no site-packages but the one named; -B: nothing is written.
-    argv = [sys.executable, "-I", "-S", "-B", "-c", _START, str(len(program)), *_packages()]
+    argv = [sys.executable, "-I", "-S", "-B", "-c", _START, str(len(code)), *_packages()]
     try:
         result = run(
             argv,
-            stdin=program + json.dumps(request).encode("ascii"),
+            stdin=code + json.dumps(request).encode("ascii"),
             pass_fds=descriptors,
             timeout_s=TIMEOUT_S,
             output_cap=OUTPUT_CAP,
@@ -252,15 +266,15 @@ def _understood(output: bytes, want: Sequence[Want], where: str) -> Answer:
     while at < len(output):
         if end is not None:
             raise ValueError("frames behind the end")
-        kind, length = sqlitechild.HEADER.unpack_from(output, at)
-        at += sqlitechild.HEADER.size
+        kind, length = HEADER.unpack_from(output, at)
+        at += HEADER.size
         payload = view[at : at + length]
         if len(payload) != length:
             raise ValueError("cut off")
         at += length
         if kind == b"r":
-            index, seq = sqlitechild.ROW.unpack_from(payload)
-            data = bytes(payload[sqlitechild.ROW.size :])
+            index, seq = ROW.unpack_from(payload)
+            data = bytes(payload[ROW.size :])
             if len(data) > MAX_EVENT_BYTES:
                 raise ValueError("event too long")
             piece = _piece(answer, index, want, seq)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import resource
+import struct
 import subprocess
 import sys
 import time
@@ -23,8 +24,10 @@ import pytest
 from clawmetry_sync.errors import CommandError, StateError, Unreadable
 from clawmetry_sync.model import HomePlace, Sandbox
 from clawmetry_sync.queue import Queue
-from clawmetry_sync.read import routes, sqlitechild, sqlitestore
+from clawmetry_sync.read import routes, sqlitestore
 from clawmetry_sync.read.opener import HeldDir
+from clawmetry_sync.read.sqlitechild.confinement import MEMORY_BYTES
+from clawmetry_sync.read.sqlitechild.frames import HEADER, ROW
 from clawmetry_sync.read.sqlitestore import NoTranscripts, Want
 from clawmetry_sync.run import run
 from clawmetry_sync.seal import Sealer
@@ -452,9 +455,7 @@ def test_the_child_is_the_owner_and_nothing_else(node: Node, monkeypatch: pytest
     (node.home / "etc").mkdir()
     probe = """
 import json, os, sys, resource
-__name__ = "probe"
-exec(compile(sys.stdin.buffer.read(int(sys.argv.pop(1))), "child", "exec"))
-confine(*json.loads(sys.stdin.buffer.read()))
+sys.modules["sqlitechild.confinement"].confine(*json.loads(sys.stdin.buffer.read()))
 def tried(what):
     try:
         return repr(what())
@@ -467,10 +468,10 @@ print(json.dumps({
     "write": tried(lambda: os.write(os.open("x", os.O_WRONLY | os.O_CREAT), b"x")),
     "import": tried(lambda: __import__("colorsys")), "limit": resource.getrlimit(resource.RLIMIT_AS), "env": dict(os.environ)}))
 """
-    source = Path(sqlitechild.__file__).read_bytes()
+    source = sqlitestore.program()
     with HeldDir.hold(os.fsencode(node.home)) as root, root.open_dir(PATH.rpartition(b"/")[0]) as directory:
         result = run(
-            [sys.executable, "-I", "-S", "-c", probe, str(len(source))],
+            [sys.executable, "-I", "-S", "-c", sqlitestore.LOAD + probe, str(len(source))],
             stdin=source + json.dumps([root.fd, directory.fd, 4242, 4242, 0]).encode(),
             pass_fds=[root.fd, directory.fd],
         )
@@ -484,7 +485,7 @@ print(json.dumps({
     assert said["import"] in ("ModuleNotFoundError", "ImportError")
     assert said["fds"] == []
     assert set(said["env"]) <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE"}
-    assert said["limit"][0] == sqlitechild.MEMORY_BYTES
+    assert said["limit"][0] == MEMORY_BYTES
 
 
 SERVICE = """
@@ -554,10 +555,10 @@ def test_the_service_user_reads_with_its_five_capabilities_and_not_with_two(tmp_
 
 def test_a_frame_out_of_order_spoils_the_answer() -> None:
     def frame(kind: bytes, payload: bytes) -> bytes:
-        return sqlitechild.HEADER.pack(kind, len(payload)) + payload
+        return HEADER.pack(kind, len(payload)) + payload
 
     end = frame(b"e", b'{"rowid":1,"after":null,"lost":false,"reason":null}')
-    row = sqlitechild.ROW.pack
+    row = ROW.pack
     good = frame(b"r", row(0, 3) + b"{}") + frame(b"s", b'[0,"g",4,"",  "ok"]')
     assert sqlitestore._understood(good + end, [Want("a", "g", 3)], "x").pieces[0].events == [(3, b"{}")]
     for bad in (
@@ -579,7 +580,7 @@ def test_a_frame_out_of_order_spoils_the_answer() -> None:
         frame(b"e", b"[]"),
         end[:-1],
     ):
-        with pytest.raises((ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, sqlitechild.struct.error)):
+        with pytest.raises((ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, struct.error)):
             sqlitestore._understood(bad, [Want("a", "g", 3)], "x")
 
 
