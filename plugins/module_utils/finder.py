@@ -12,6 +12,7 @@ sandbox is handed over exactly once and from then on belongs to the reader, who 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Callable, Optional
 
 from . import discover, holding
@@ -22,7 +23,8 @@ from .model import Discovery, Sandbox
 from .read.routes import HeldSandbox
 
 DISCOVERY_INTERVAL_S = 5.0
-_ASKED = ("archive", "exec")
+# Between two tries of a gateway that did not let us in: each is a command in somebody's name.
+CLI_RETRY_S = 60.0
 
 
 class Finder:
@@ -40,6 +42,7 @@ class Finder:
             quick_start=True,
         )
         self._held: dict[str, HeldSandbox] = {}
+        self._refused: dict[str, tuple[float, str]] = {}  # by uid: when OpenShell's own exec failed, and why
         self._lock = threading.Lock()
         self._ready: list[HeldSandbox] = []
         self._dropped: list[HeldSandbox] = []
@@ -48,11 +51,10 @@ class Finder:
         """Discover once; hold what is new or has been restarted; note what is gone."""
         found = self._discoverer.discover()
         unreadable: dict[str, str] = {}
-        wanted = {sandbox.uid: sandbox for sandbox in found.sandboxes if sandbox.container is not None or sandbox.home is not None}
+        wanted = {sandbox.uid: sandbox for sandbox in found.sandboxes if self._leads_in(sandbox)}
         for uid, held in list(self._held.items()):
-            # A container is gone when its first process is; a home, when nothing lists it any more.
-            # Of what is only asked for, nothing is left to read when the engine no longer lists it.
-            unlisted = uid not in wanted and (held.sandbox.container is None or held.route in _ASKED)
+            # What is read through its first process is gone when that is; anything else, when nothing lists it any more.
+            unlisted = uid not in wanted and held.route != "proc"
             if not held.alive() or unlisted or self._moved(held, wanted.get(uid)):
                 del self._held[uid]
                 with self._lock:
@@ -67,11 +69,16 @@ class Finder:
                 self._held[uid] = held_now
                 with self._lock:
                     self._ready.append(held_now)
+        self._refused = {uid: refused for uid, refused in self._refused.items() if uid in wanted}
         self.discovery, self.unreadable = found, unreadable
         self.looks += 1
         for uid, reason in unreadable.items():
             self._log.state("sandbox " + uid, reason)
         return found
+
+    def _leads_in(self, sandbox: Sandbox) -> bool:
+        by_cli = sandbox.cli is not None and "exec" in self.settings.routes
+        return by_cli or sandbox.container is not None or sandbox.home is not None
 
     @staticmethod
     def _look_into(held: HeldSandbox, unreadable: dict[str, str]) -> None:
@@ -89,12 +96,20 @@ class Finder:
         return (now.container.running, now.container.started_at) != (was.running, was.started_at)
 
     def _hold(self, sandbox: Sandbox, unreadable: dict[str, str]) -> Optional[HeldSandbox]:
+        by_cli = sandbox.container is None and sandbox.home is None
+        since, why = self._refused.get(sandbox.uid, (-1e9, ""))
+        if by_cli and time.monotonic() - since < CLI_RETRY_S:
+            unreadable[sandbox.uid] = why
+            return None
         try:
             held = holding.hold(sandbox, self.settings)
         except Unreadable as exc:
             if sandbox.confirmed:
                 unreadable[sandbox.uid] = str(exc)
+            if by_cli:
+                self._refused[sandbox.uid] = (time.monotonic(), str(exc))
             return None
+        self._refused.pop(sandbox.uid, None)
         if not sandbox.confirmed and not held.states:
             held.close()  # a candidate by name only, and nothing of OpenClaw in it: not a sandbox
             return None

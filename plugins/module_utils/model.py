@@ -57,6 +57,21 @@ class ContainerPlace:
 
 
 @dataclass(frozen=True)
+class CliPlace:
+    """How its user's own ``openshell`` reaches a ready sandbox: which file, as whom, and what to name. For route exec only."""
+
+    program: str  # resolved
+    environment: tuple[tuple[str, str], ...]
+    user: Optional[int]  # None: as ourselves
+    group: Optional[int]
+    version: tuple[int, ...]  # () when it could not be told
+    gateway: str
+    workspace: Optional[str]
+    name: str
+    id: str
+
+
+@dataclass(frozen=True)
 class HomePlace:
     """A bare OpenClaw state directory on the host.
 
@@ -106,6 +121,7 @@ class Sandbox:
     security: Security = field(default_factory=Security)
     container: Optional[ContainerPlace] = None
     home: Optional[HomePlace] = None
+    cli: Optional[CliPlace] = None
     evidence: tuple[str, ...] = ()
     confirmed: bool = False  # by a label or registry entry of the runtime itself; a readable state directory confirms the rest
     reason: Optional[str] = None  # why something about it is not known or not readable

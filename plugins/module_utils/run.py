@@ -49,13 +49,15 @@ def run(
     group: Optional[int] = None,
     stdin: Optional[bytes] = None,
     pass_fds: Sequence[int] = (),
+    stdout_to: Optional[int] = None,
 ) -> Result:
     """Run ARGV without a shell and return its result, whatever its exit code.
 
     ``env`` is added to a short base environment, never the caller's own. ``user``/``group`` (numeric)
     drop to that account, with no supplementary groups. ``stdin`` is fed to it, and it gets ``pass_fds``.
-    Raises CommandError when it cannot be started, runs past ``timeout_s``, or prints more than
-    ``output_cap`` bytes; its whole process group is killed then.
+    What it prints is returned, or with ``stdout_to`` written to that descriptor as it comes. Raises CommandError
+    when it cannot be started, runs past ``timeout_s``, or prints more than ``output_cap`` bytes; its whole
+    process group is killed then.
     """
     where = shown(" ".join(argv))
     environment = dict(_BASE_ENV)
@@ -78,6 +80,8 @@ def run(
     except (OSError, ValueError) as exc:
         raise CommandError("cannot run", where=where, cause=str(exc)) from exc
     streams = {pipe.fileno(): bytearray() for pipe in (child.stdout, child.stderr) if pipe is not None}
+    aside = child.stdout.fileno() if child.stdout is not None and stdout_to is not None else -1
+    put_aside = 0
     deadline = time.monotonic() + timeout_s
     failure = ""
     try:
@@ -107,8 +111,12 @@ def run(
                     piece = os.read(key.fd, 65536)
                     if not piece:
                         selector.unregister(key.fd)
+                    if key.fd == aside and stdout_to is not None:
+                        put_aside += len(piece)
+                        failure = _kept(stdout_to, piece) if put_aside <= output_cap else failure
+                        continue
                     streams[key.fd] += piece
-                if sum(map(len, streams.values())) > output_cap:
+                if put_aside + sum(map(len, streams.values())) > output_cap:
                     failure = "more than %d bytes of output" % output_cap
         if not failure:
             try:
@@ -127,3 +135,13 @@ def run(
     if failure:
         raise CommandError("command stopped", where=where, cause=failure)
     return Result(tuple(argv), int(child.returncode), out, err)
+
+
+def _kept(to: int, data: bytes) -> str:
+    """Write all of DATA to a descriptor; return why that did not go, "" when it did."""
+    try:
+        while data:
+            data = data[os.write(to, data) :]
+    except OSError as exc:
+        return "its output cannot be kept: %s" % os.strerror(exc.errno or 0)
+    return ""

@@ -53,6 +53,11 @@ def test_a_podman_sandbox_is_read_running_and_stopped(ingest: Ingest, node: Make
     ingest.wait_events(65)
     assert arrived(ingest, unique)["more.jsonl"] == [canonical(numbered(number)) for number in range(5)]
     assert ingest.duplicate_events == 0
+    # Held through its volume alone, it is let go of when its container is removed.
+    box.stop()
+    until(lambda: [row["route"] for row in daemon.status()["sandboxes"]] == ["volume"], 30, "volume route")
+    box.remove()
+    until(lambda: daemon.status()["sandboxes"] == [], 40, "release")
 
 
 def test_lines_on_a_volume_written_just_before_the_container_is_removed_arrive(

@@ -128,3 +128,18 @@ def test_no_descriptor_leaks() -> None:
     with pytest.raises(CommandError):
         python("import time; time.sleep(9)", timeout_s=0.2)
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_output_put_aside_is_capped_and_not_kept_in_memory(tmp_path: Path) -> None:
+    with open(tmp_path / "aside", "w+b") as aside:
+        result = run([sys.executable, "-I", "-c", "print('x' * 100000)"], stdout_to=aside.fileno())
+        assert (result.stdout, aside.seek(0, 2)) == (b"", 100001)
+        with pytest.raises(CommandError) as caught:
+            run([sys.executable, "-I", "-c", "while True: print('x' * 100000)"], stdout_to=aside.fileno(), output_cap=1_000_000)
+        assert caught.value.cause == "more than 1000000 bytes of output" and aside.seek(0, 2) <= 1_100_001
+
+
+def test_output_that_cannot_be_put_aside_ends_the_command() -> None:
+    with open("/dev/full", "wb") as full, pytest.raises(CommandError) as caught:
+        run([sys.executable, "-I", "-c", "while True: print('x' * 100000)"], stdout_to=full.fileno())
+    assert caught.value.cause == "its output cannot be kept: No space left on device"

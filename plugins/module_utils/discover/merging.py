@@ -172,5 +172,6 @@ def _joined(box: Sandbox, answer: Answer, told: Told) -> Sandbox:
         workspace=box.workspace or told.listed.workspace,
         inference=answer.inference if answer.inference is not None and box.inference == Inference() else box.inference,
         security=replace(security, sandbox_enabled=True),
+        cli=answer.place_of(told),
         evidence=box.evidence + tuple(evidence),
     )

@@ -24,7 +24,7 @@ from typing import Callable, Optional, Sequence
 
 from .. import run
 from ..errors import CommandError, Unreadable, shown
-from ..model import Inference
+from ..model import CliPlace, Inference
 from ..read.opener import HeldDir
 from . import openshelltext as text
 from .accounts import Account, below
@@ -73,13 +73,28 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Seat:
+    """Whose CLI it is: the file, what it can do, and as whom it is run (``uid`` None: as ourselves)."""
+
+    path: str  # resolved: what a link points to may change between looking and running
+    environment: tuple[tuple[str, str], ...]
+    version: tuple[int, ...] = ()
+    uid: Optional[int] = None
+    gid: Optional[int] = None
+
+    def can(self, *version: int) -> bool:
+        """Is it at least that version? One that cannot be told is taken for new: an old CLI says so with rc 2."""
+        return not self.version or self.version >= version
+
+
+@dataclass(frozen=True)
 class Answer:
     """One gateway of one user. ``sandboxes`` None: not told yet; ``error``: why not told now (what is there is older)."""
 
     user: Optional[str]
     home: str
     gateway: Registration
-    client: Optional[str] = None  # version of the user's CLI
+    seat: Optional[Seat] = None  # whose CLI told it
     sandboxes: Optional[tuple[Told, ...]] = None
     status: text.Status = field(default_factory=text.Status)
     inference: Optional[Inference] = None
@@ -89,21 +104,28 @@ class Answer:
     detailed_at: Optional[float] = None
     not_before: float = 0.0
 
+    @property
+    def client(self) -> Optional[str]:
+        """The version of the user's CLI."""
+        return ".".join(map(str, self.seat.version)) or None if self.seat is not None else None
 
-@dataclass(frozen=True)
-class Seat:
-    """Whose CLI it is: the file, what it can do, and as whom it is run (``uid`` None: as ourselves)."""
-
-    account: Account
-    path: str  # resolved: what a link points to may change between looking and running
-    bin_dir: str  # where it was found
-    version: tuple[int, ...]
-    uid: Optional[int] = None
-    gid: Optional[int] = None
-
-    def can(self, *version: int) -> bool:
-        """Is it at least that version? One that cannot be told is taken for new: an old CLI says so with rc 2."""
-        return not self.version or self.version >= version
+    def place_of(self, told: Told) -> Optional[CliPlace]:
+        """Return how the CLI would run something in a sandbox it listed; None unless it says that this can be done now."""
+        listed, seat = told.listed, self.seat
+        good = listed.exact and (listed.phase or "").lower() == "ready" and _OPERAND.fullmatch(listed.name)
+        if seat is None or listed.id is None or not good:
+            return None
+        return CliPlace(
+            program=seat.path,
+            environment=seat.environment,
+            user=seat.uid,
+            group=seat.gid,
+            version=seat.version,
+            gateway=self.gateway.name,
+            workspace=listed.workspace,
+            name=listed.name,
+            id=listed.id,
+        )
 
 
 def parse_metadata(data: bytes, name: str) -> Registration:
@@ -214,8 +236,7 @@ class Cli:
                 if seat is None:
                     answer = replace(answer, error="not_asked", detail=why)
                 else:
-                    client = ".".join(map(str, seat.version)) or None
-                    answer = self._refreshed(seat, replace(answer, client=client), labelled)
+                    answer = self._refreshed(seat, replace(answer, seat=seat), labelled)
                     if answer.error in ("hangs", "denied", "unauthenticated", "other"):
                         where = shown("%s, gateway %s" % (account.name or account.home, gateway.name))
                         warnings.append("openshell of %s: %s" % (where, answer.detail))
@@ -252,7 +273,8 @@ class Cli:
         if not self._lookups.trusted(real, uid):
             return None, "binary %s: others may write it, so it is not run" % shown(binary.path)
         dropped = (uid, account.gid) if uid != self._euid else (None, None)
-        seat = Seat(account, os.path.realpath(real), os.path.dirname(real), (), *dropped)
+        program = os.path.realpath(real)
+        seat = Seat(program, tuple(environment(account, program, os.path.dirname(real)).items()), (), *dropped)
         return replace(seat, version=self._version(seat)), ""
 
     def _version(self, seat: Seat) -> tuple[int, ...]:
@@ -288,8 +310,7 @@ class Cli:
             answer = replace(answer, sandboxes=_carried(answer.sandboxes, listed), listed_at=now, error=None, detail="")
             return self._detailed(seat, answer, labelled)
         except _Failed as exc:
-            pause = {"hangs": RETRY_HUNG_S, "budget": 0.0}.get(exc.kind, LIST_EVERY_S)
-            return replace(answer, error=exc.kind, detail=exc.detail, not_before=now + pause)
+            return replace(answer, error=exc.kind, detail=exc.detail, not_before=now + _pause(exc))
 
     def _list(self, seat: Seat, gateway: str) -> tuple[text.Listed, ...]:
         """All sandboxes of all workspaces, page by page: without --limit the CLI stops at 100 and does not say so."""
@@ -328,21 +349,28 @@ class Cli:
                     inference=text.parse_inference(route) if route is not None else None,
                     detailed_at=now,
                 )
-            left = MAX_DETAILS
-            names = Counter((told.listed.workspace, told.listed.name) for told in answer.sandboxes or ())
-            done: list[Told] = []
-            for told in answer.sandboxes or ():
-                old = told.policy is None or now - told.asked_at >= DETAILS_EVERY_S
-                # A name that was cleaned or is there twice would ask for another sandbox.
-                alone = names[told.listed.workspace, told.listed.name] == 1 and told.listed.exact
-                if left and old and alone and _OPERAND.fullmatch(told.listed.name):
-                    left -= 1
-                    told = self._told(seat, gateway, told, labelled)
-                done.append(told)
-            return replace(answer, sandboxes=tuple(done))
         except _Failed as exc:
             # The list was answered: what is missing now is asked for when it is due again.
-            return replace(answer, not_before=now + (RETRY_HUNG_S if exc.kind == "hangs" else LIST_EVERY_S))
+            return replace(answer, not_before=now + _pause(exc))
+        known = list(answer.sandboxes or ())
+        names = Counter((told.listed.workspace, told.listed.name) for told in known)
+
+        def is_due(told: Told) -> bool:
+            # A name that was cleaned or is there twice would ask for another sandbox.
+            alone = names[told.listed.workspace, told.listed.name] == 1 and told.listed.exact
+            old = told.policy is None or now - told.asked_at >= DETAILS_EVERY_S
+            return old and alone and _OPERAND.fullmatch(told.listed.name) is not None
+
+        due = [number for number, told in enumerate(known) if is_due(told)]
+        # Not all at once, and the longest unasked first: each has its turn, however many there are.
+        for number in sorted(due, key=lambda each: known[each].asked_at)[:MAX_DETAILS]:
+            told = known[number]
+            try:
+                known[number] = self._told(seat, gateway, told, labelled)
+            except _Failed as exc:
+                known[number] = replace(told, asked_at=self._clock() if exc.kind == "hangs" else told.asked_at)
+                return replace(answer, sandboxes=tuple(known), not_before=now + _pause(exc))
+        return replace(answer, sandboxes=tuple(known))
 
     def _told(self, seat: Seat, gateway: str, told: Told, labelled: frozenset[str]) -> Told:
         listed = told.listed
@@ -388,7 +416,7 @@ class Cli:
         left = self._deadline - self._clock()
         if left < 0.1:
             raise _Failed("budget", "other gateways took the time of this pass")
-        options: dict[str, object] = {"timeout_s": min(CALL_TIMEOUT_S, left), "env": environment(seat.account, seat.path, seat.bin_dir)}
+        options: dict[str, object] = {"timeout_s": min(CALL_TIMEOUT_S, left), "env": dict(seat.environment)}
         if seat.uid is not None:
             options.update(user=seat.uid, group=seat.gid)
         return self._runner([seat.path, *words], **options)
@@ -401,6 +429,10 @@ class _Failed(Exception):
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
+
+
+def _pause(exc: _Failed) -> float:
+    return {"hangs": RETRY_HUNG_S, "budget": 0.0}.get(exc.kind, LIST_EVERY_S)
 
 
 def _carried(before: Optional[tuple[Told, ...]], now: tuple[text.Listed, ...]) -> tuple[Told, ...]:

@@ -37,17 +37,17 @@ CONTAINER = "agent"
 # Runs ARGV in the sandbox with so many seconds in all; yields a reader of its stdout.
 Run = Callable[[Sequence[str], float], AbstractContextManager[Callable[[int], bytes]]]
 
-_SCRIPT = """\
-PATH=/usr/bin:/bin
-for base in %s; do
-  for state in "/$base/.openclaw" "/$base/.openclaw-data"; do
-    if [ -d "$state" ] && [ ! -h "$state" ]; then
-      find "$state" -maxdepth 4 '(' -path "$state/agents/*" -o -path "$state/workspace*/*.md" ')' -exec stat -c '%%f %%s %%Y %%n' '{}' +
-    fi
-  done
-done
-echo end-of-listing
-""" % " ".join(base.decode("ascii") for base in layout.BASES)
+# In one line: OpenShell took no line ends in arguments at first.
+_SCRIPT = (
+    "PATH=/usr/bin:/bin; "
+    "for base in %s; do "
+    'for state in "/$base/.openclaw" "/$base/.openclaw-data"; do '
+    'if [ -d "$state" ] && [ ! -h "$state" ]; then '
+    "find \"$state\" -maxdepth 4 '(' -path \"$state/agents/*\" -o -path \"$state/workspace*/*.md\" ')' "
+    "-exec stat -c '%%f %%s %%Y %%n' '{}' +; "
+    "fi; done; done; "
+    "echo end-of-listing"
+) % " ".join(base.decode("ascii") for base in layout.BASES)
 _LINE = re.compile(rb"([0-9a-f]{1,8}) (\d{1,18}) (\d{1,12}) /([^\0]+)")
 _WANTED = re.compile(
     rb"(?P<state>(?:%s)/\.openclaw(?:-data)?)/"
@@ -86,9 +86,19 @@ def parse_listing(data: bytes) -> Tree:
 class ExecRoot(SpooledRoot):
     """A sandbox's root as its own programs show it."""
 
-    def __init__(self, run: Run, label: str, *, spool_dir: Optional[str] = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        run: Run,
+        label: str,
+        *,
+        spool_dir: Optional[str] = None,
+        clock: Callable[[], float] = time.monotonic,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``confirm`` is asked before news is believed: it raises Unreadable when things are run in another sandbox by now."""
         super().__init__(label, spool_dir)
         self._run = run
+        self._confirm = confirm
         self._due = Due(INTERVAL_S, clock)
         self._marks = 0
 
@@ -115,6 +125,8 @@ class ExecRoot(SpooledRoot):
                     if len(data) > MAX_LISTING_BYTES:
                         raise Unreadable("the sandbox's listing is larger than %d bytes" % MAX_LISTING_BYTES, where=self.label)
             tree = parse_listing(bytes(data))
+            if tree.seen != self._tree.seen:
+                self._confirm()
         except Unreadable as exc:
             self.trouble = exc.what
             # What runs too long in there goes on when we hang up: not many of those.

@@ -180,14 +180,14 @@ def memory_files(root: HeldDir, workspace: bytes) -> list[tuple[bytes, os.stat_r
             wanted = [name for name in MEMORY_NAMES if name in present]
             for name in wanted:
                 seen = held.stat(name)
-                if seen is not None and _is_file(seen):
+                if seen is not None and is_file(seen):
                     found.append((name, seen))
             try:
                 with held.open_dir(b"memory") as days:
                     names, _more = days.names(10_000)
                     for name in sorted(names)[-MAX_MEMORY_FILES:]:
                         seen = days.stat(name) if name.endswith(b".md") else None
-                        if seen is not None and _is_file(seen):
+                        if seen is not None and is_file(seen):
                             found.append((b"memory/" + name, seen))
             except (FileNotFoundError, Unreadable):
                 pass
@@ -196,5 +196,6 @@ def memory_files(root: HeldDir, workspace: bytes) -> list[tuple[bytes, os.stat_r
     return found
 
 
-def _is_file(seen: os.stat_result) -> bool:
+def is_file(seen: os.stat_result) -> bool:
+    """Is it a regular file? Links, devices and the like are no sessions, whatever they are called."""
     return (seen.st_mode & 0o170000) == 0o100000

@@ -14,11 +14,11 @@ own programs (exec), where the operator allows it and nothing else leads in.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence, Union
 
 from ..dockerapi import Engine
 from ..errors import Unreadable, shown
-from ..model import ContainerPlace, Mount, Sandbox, Survey
+from ..model import CliPlace, ContainerPlace, Mount, Sandbox, Survey
 from . import layout, procroot
 from .archive import ArchiveRoot
 from .opener import HeldDir
@@ -113,7 +113,10 @@ def open_sandbox(
         return HeldSandbox(sandbox, "volume", HeldDir.hold(sandbox.home.root), None, sandbox.home.state)
     place = sandbox.container
     if place is None:
-        raise Unreadable("nothing to read", where=shown(sandbox.name), cause=sandbox.reason or "no container was seen")
+        if "exec" in routes and sandbox.cli is not None:
+            return _through_exec(sandbox, "openshellexec", sandbox.cli, spool_dir)
+        hint = "" if sandbox.cli is None else "; openshell's own exec leads in, and the exec route is not allowed"
+        raise Unreadable("nothing to read", where=shown(sandbox.name), cause=(sandbox.reason or "no container was seen") + hint)
     reasons: list[str] = []
     if "proc" in routes and place.running:
         try:
@@ -122,29 +125,29 @@ def open_sandbox(
             reasons.append(str(exc))
     elif "proc" in routes:
         reasons.append("the container is not running")
-    if place.pod is not None:
-        if "exec" in routes:
-            return _through_exec(sandbox, place, spool_dir)
+    if place.pod is not None and "exec" not in routes:
         reasons.append("the exec route is not allowed")
-        raise Unreadable("no route into the pod", where=shown(sandbox.name), cause="; ".join(reasons))
-    if "volume" in routes:
+    elif place.pod is None and "volume" in routes:
         for mount in place.mounts:
             held = _through_mount(sandbox, mount)
             if held is not None:
                 return held
         if place.mounts:
             reasons.append("no mount holds an OpenClaw state directory")
-    if "archive" in routes and engine is not None:
+    if place.pod is None and "archive" in routes and engine is not None:
         try:
             return _through_archive(sandbox, place, engine, spool_dir)
         except Unreadable as exc:
             reasons.append(str(exc))
-    if "exec" in routes and place.running:
-        try:
-            return _through_exec(sandbox, place, spool_dir)
-        except Unreadable as exc:
-            reasons.append(str(exc))
-    raise Unreadable("no route into the sandbox", where=shown(sandbox.name), cause="; ".join(reasons) or "no route is allowed")
+    # The engine's exec leaves nothing behind; OpenShell's notes which sandbox was used last.
+    for module, way in (("execroute", place if place.running else None), ("openshellexec", sandbox.cli)):
+        if "exec" in routes and way is not None:
+            try:
+                return _through_exec(sandbox, module, way, spool_dir)
+            except Unreadable as exc:
+                reasons.append(str(exc))
+    what = "pod" if place.pod is not None else "sandbox"
+    raise Unreadable("no route into the " + what, where=shown(sandbox.name), cause="; ".join(reasons) or "no route is allowed")
 
 
 def _through_proc(sandbox: Sandbox, place: ContainerPlace, reinspect: Optional[Reinspect]) -> HeldSandbox:
@@ -171,13 +174,13 @@ def _through_archive(sandbox: Sandbox, place: ContainerPlace, engine: Engine, sp
     return HeldSandbox(sandbox, "archive", root, None, None)
 
 
-def _through_exec(sandbox: Sandbox, place: ContainerPlace, spool_dir: Optional[str]) -> HeldSandbox:
+def _through_exec(sandbox: Sandbox, module: str, way: Union[ContainerPlace, CliPlace], spool_dir: Optional[str]) -> HeldSandbox:
     try:
         # Imported by name: opted into by an installed release's configuration, it need not travel with the snapshot module (P7).
-        execroute = import_module(".execroute", __package__)
+        execroute = import_module("." + module, __package__)
     except ImportError:
         raise Unreadable("the exec route is open to the installed release only", next_step="clawmetry snapshot") from None
-    return HeldSandbox(sandbox, "exec", execroute.open_root(place, spool_dir), None, None)
+    return HeldSandbox(sandbox, "exec", execroute.open_root(way, spool_dir), None, None)
 
 
 def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
@@ -219,7 +222,7 @@ def survey(held: HeldSandbox) -> Survey:
                     files, _more = layout.session_files(directory)
                     for name, meaning in files:
                         seen = directory.stat(name)
-                        if seen is None or meaning.packed or meaning.session.startswith(layout.WARMUP_PREFIX):
+                        if seen is None or not layout.is_file(seen) or meaning.packed or meaning.session.startswith(layout.WARMUP_PREFIX):
                             continue
                         live.add(meaning.session)
                         size += seen.st_size

@@ -144,6 +144,33 @@ def test_more_than_a_page_is_asked_page_by_page(place: Path) -> None:
     assert made.stub.verbs().count("policy get") == openshellcli.MAX_DETAILS
 
 
+def test_every_sandbox_s_policy_has_its_turn_however_many_there_are(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest unasked first, so that those at the front of the list, due again, do not keep the others waiting."""
+    monkeypatch.setattr(openshellcli, "MAX_DETAILS", 3)
+    made = host(place)
+    rows = [{"id": "i%d" % n, "name": "box-%d" % n, "phase": "Ready"} for n in range(8)]
+    rows.insert(0, {"id": "odd", "name": "not an operand", "phase": "Ready"})
+    made.stub.says("sandbox-list", json.dumps(rows).encode())
+    for _pass in range(3):
+        answer, _warnings = made.ask()
+        made.now += openshellcli.DETAILS_EVERY_S
+    asked = [call.words[-1] for call in made.stub.calls() if call.words[:2] == ("policy", "get")]
+    assert asked == ["box-%d" % n for n in (0, 1, 2, 3, 4, 5, 6, 7, 0)]
+    assert all(told.policy is not None for told in (answer.sandboxes or ())[1:])
+
+
+def test_a_policy_that_hangs_does_not_keep_the_others_from_their_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openshellcli, "CALL_TIMEOUT_S", SLEEPY_S)
+    made = host(place)
+    rows = [{"id": "i%d" % n, "name": "box-%d" % n, "phase": "Ready"} for n in range(3)]
+    made.stub.says("sandbox-list", json.dumps(rows).encode())
+    made.stub.hangs("policy-get:box-0")
+    for _pass in range(2):
+        answer, _warnings = made.ask()
+        made.now += openshellcli.RETRY_HUNG_S
+    assert [told.policy is not None for told in answer.sandboxes or ()] == [False, True, True]
+
+
 def test_answers_are_kept_for_a_minute_and_details_for_ten(place: Path) -> None:
     made = host(place)
     for _pass in range(3):
