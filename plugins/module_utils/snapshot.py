@@ -30,7 +30,7 @@ METADATA_KEYS = (
 )
 MAX_MEMORY_FILES = 500
 # Facts stay small: a few words on where a sandbox's row comes from, and on what contradicted it.
-MAX_EVIDENCE = 10
+MAX_EVIDENCE = 12
 MAX_EVIDENCE_CHARS = 160
 _GIB = 1024.0**3
 

@@ -177,10 +177,10 @@ ansible_facts:
               sample: {present: true, version: 0.1.0, path: /home/alice/.local/bin/nemoclaw, user: alice,
                        node: {version: 22.16.0, path: /usr/bin/node}, evidence: [binary /home/alice/.local/bin/nemoclaw]}
             engine:
-              description: The container engine.
+              description: The container engine; C(running) tells whether one answers, which an installed one need not.
               returned: always
               type: dict
-              sample: {present: true, kind: docker, version: 28.2.2, evidence: ["unix:///var/run/docker.sock answers"]}
+              sample: {present: true, kind: docker, version: 28.2.2, running: true, evidence: ["unix:///var/run/docker.sock answers"]}
             gateway:
               description:
                 - OpenShell's gateways, each with the user it belongs to. C(kind) is container, host process, user service,

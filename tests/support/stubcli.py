@@ -22,13 +22,14 @@ case " %(reads)s " in
 *" $verb "*) ;;
 *) case "${2:-} ${3:-}" in "status --json"|"status ") verb="name-status" ;; *) echo "WRITES $*" >>"$log.writes"; exit 3 ;; esac ;;
 esac
-offset=0 prev= last= name=$1
+offset=0 prev= last= gateway= name=$1
 for word in "$@"; do
     case " %(unknown)s " in *" $word "*) echo "error: unexpected argument '$word' found" >&2; exit 2 ;; esac
     [ "$prev" = --offset ] && offset=$word
+    [ "$prev" = -g ] && gateway=$word
     prev=$word last=$word
 done
-for key in "$verb@$offset" "$verb:$last" "$verb:$name" "$verb"; do
+for key in "$verb+$gateway" "$verb@$offset" "$verb:$last" "$verb:$name" "$verb"; do
     case "$key" in */*) continue ;; esac
     f="%(answers)s/$key"
     [ -e "$f.hang" ] && { sleep 60 & wait; }
@@ -56,7 +57,7 @@ class Call(NamedTuple):
 
 
 class StubCli:
-    """``stub.says("sandbox-list", b"…")``; keys may end with ``@<offset>`` or ``:<last word or sandbox>``."""
+    """``stub.says("sandbox-list", b"…")``; keys may end with ``+<gateway>``, ``@<offset>`` or ``:<last word or sandbox>``."""
 
     def __init__(self, program: Path, *, version: str, reads: str = OPENSHELL_READS, unknown: str = "") -> None:
         self.program = program
@@ -76,6 +77,10 @@ class StubCli:
         (self.answers / (key + ".out")).write_bytes(out)
         (self.answers / (key + ".err")).write_bytes(err)
         (self.answers / (key + ".rc")).write_text(str(rc), encoding="utf-8")
+
+    def forgets(self, key: str) -> None:
+        for end in (".out", ".err", ".rc", ".hang"):
+            (self.answers / (key + end)).unlink(missing_ok=True)
 
     def hangs(self, key: str) -> None:
         (self.answers / (key + ".hang")).touch()

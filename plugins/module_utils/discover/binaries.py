@@ -106,6 +106,12 @@ class Lookups:
         """Return the NAME that ACCOUNT itself would run, the system's or its own; its version is not asked."""
         return self.kept("binary %s for %s" % (name, account.home), lambda: self._first(self._places(name, [account]), False))
 
+    def beside(self, program: str, name: str, accounts: Sequence[Account]) -> Optional[Binary]:
+        """Return the NAME in the directory of PROGRAM, where an installer puts what belongs to it; None when there is none."""
+        path = os.path.join(os.path.dirname(program), name)
+        owner = next((account for account in accounts if path.startswith(account.home + "/")), None)
+        return self.kept("binary " + path, lambda: self._first([(path, owner)], True))
+
     def _first(self, places: Sequence[_Place], ask_version: bool) -> Optional[Binary]:
         for path, owner in places:
             real = below(self.root, path)

@@ -80,7 +80,7 @@ def layers(view: View) -> tuple[Layer, ...]:
     )
     return (
         _host_cli(lookups, view.accounts, runtimes["nemoclaw"]),
-        _engine(runtimes["docker"], runtimes["podman"]),
+        _engine(runtimes["docker"], runtimes["podman"], containers),
         _gateway(known, runtimes["openshell"]),
         _k3s(containers, runtimes["k3s"]),
         _sandboxes(view.boxes, containers),
@@ -99,7 +99,8 @@ def _host_cli(lookups: Lookups, accounts: Accounts, row: Runtime) -> Layer:
         if in_nvm is not None:
             version, where = in_nvm.group(1), row.path[: in_nvm.end()] + "node"
         else:
-            node = lookups.binary("node", [account for account in accounts.known if account.name == row.user])
+            node = lookups.beside(row.path, "node", accounts.known)
+            node = node or lookups.binary("node", [account for account in accounts.known if account.name == row.user])
         if node is not None:
             in_nvm = _NVM.search(node.path)
             version, where = node.version or (in_nvm.group(1) if in_nvm else None), node.path
@@ -116,10 +117,14 @@ def _host_cli(lookups: Lookups, accounts: Accounts, row: Runtime) -> Layer:
     return Layer("host_cli", present, details, tuple(dict.fromkeys(evidence)))
 
 
-def _engine(docker_row: Runtime, podman_row: Runtime) -> Layer:
+def _engine(docker_row: Runtime, podman_row: Runtime, containers: docker.Containers) -> Layer:
+    """An engine may be installed and not run: ``running`` is whether one answers."""
     row = docker_row if docker_row.present is True or podman_row.present is not True else podman_row
     known = row.present is True
-    details = (("kind", row.name if known else None), ("version", row.version if known else None))
+    running = True if containers.version is not None or row.version is not None else None
+    if running is None and containers.error is not None and containers.error.kind in ("absent", "refused"):
+        running = False
+    details = (("kind", row.name if known else None), ("version", row.version if known else None), ("running", running))
     return Layer("engine", row.present, details, row.evidence[:2])
 
 
@@ -211,8 +216,8 @@ def _proxy(lookups: Lookups, boxes: Sequence[Sandbox], containers: docker.Contai
 
 
 def _listens(root: str, pid: int) -> Optional[bool]:
-    table = read_text(below(root, "/proc/%d/net/tcp" % pid))
-    return any(port == PROXY_PORT for port, _inode in listening(table)) if table else None
+    tables = [read_text(below(root, "/proc/%d/net/%s" % (pid, name))) for name in ("tcp", "tcp6")]
+    return any(port == PROXY_PORT for table in tables for port, _inode in listening(table)) if tables[0] else None
 
 
 def _state_files(accounts: Sequence[Account]) -> Layer:
