@@ -7,9 +7,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 
@@ -119,24 +116,3 @@ def test_another_user_s_sandbox_of_that_name_learns_nothing() -> None:
 def test_different_model_is_said_and_not_taken() -> None:
     (row,) = cli.apply([box(inference=Inference("p", "m"))], [seen(inference=Inference("p", "other"))])
     assert row.inference == Inference("p", "m") and "model other" in row.evidence[-1]
-
-
-CAPTURES = Path(os.environ.get("TEST_CAPTURES", "/nonexistent"))
-
-
-@pytest.mark.skipif(not CAPTURES.is_dir(), reason="TEST_CAPTURES names no directory of captures")
-@pytest.mark.parametrize("era", ["march", "july"])
-def test_real_captures(era: str) -> None:
-    def out(name: str) -> bytes:
-        return (CAPTURES / "nemoclaw" / era / (name + ".stdout")).read_bytes()
-
-    for name in ("list", "list-json", "status", "status-json"):
-        found = cli.parse_listing(out(name))
-        assert found is not None and [(row.name, row.default) for row in found.sandboxes] == [("my-assistant", True), ("researcher", False)]
-        assert found.sandboxes[0].inference.model == "nvidia/nemotron-3-super-120b-a12b"
-        if name.startswith("list"):
-            assert [row.policies for row in found.sandboxes] == [("npm", "pypi"), ()]
-    for name in ("name-status", "name-status-json"):
-        one = cli.parse_one(out(name), "my-assistant")
-        assert one is not None and (one.phase, one.policies) == ("Ready", ("npm", "pypi"))
-        assert one.inference.model == "nvidia/nemotron-3-super-120b-a12b"
