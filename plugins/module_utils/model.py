@@ -161,12 +161,13 @@ class Survey:
     readable: bool
     route: Optional[str] = None  # proc | volume | archive | exec
     reason: Optional[str] = None
-    store: str = "none"  # jsonl | sqlite | both | none
+    store: Optional[str] = "none"  # jsonl | sqlite | both | none
     agents: tuple[str, ...] = ()
     session_count: int = 0
     session_bytes: int = 0
     last_activity: Optional[float] = None  # epoch seconds, newest mtime
     memory_files: tuple[tuple[str, int, float], ...] = ()  # name, size_bytes, mtime
+    other_agent: Optional[str] = None  # seen in it and not OpenClaw: its transcripts are not read, and ``store`` is where it keeps them
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,8 @@ def _sandbox(box: Sandbox, survey: Optional[Survey], *, is_default: bool) -> dic
         "phase_source": box.phase_source,
         "gateway": box.gateway,
         "workspace": box.workspace,
-        # Whoever has an OpenClaw state directory runs OpenClaw, even if no registry says so.
-        "agent": box.agent or ("openclaw" if has_state(survey) else None),
+        # Whoever has an OpenClaw state directory runs OpenClaw, even if no registry says so; a registry that says nothing means OpenClaw.
+        "agent": (survey.other_agent if survey else None) or box.agent or ("openclaw" if has_state(survey) else None),
         "agent_version": box.agent_version,
         "driver": box.driver,
         "messaging": None if box.messaging is None else list(box.messaging),
@@ -140,7 +140,7 @@ def _sandbox(box: Sandbox, survey: Optional[Survey], *, is_default: bool) -> dic
             "network_policy": box.security.network_policy,
             "policies": None if policies is None else list(policies),
         },
-        "store": survey.store if survey and survey.readable else None,
+        "store": survey.store if survey and (survey.readable or survey.other_agent) else None,
         "agents": list(survey.agents) if survey and survey.readable else None,
         "sessions": _sessions(survey),
         "route": survey.route if survey else None,

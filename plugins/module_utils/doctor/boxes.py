@@ -65,7 +65,9 @@ def sandboxes(ground: Ground) -> list[Check]:
         why = "its transcripts and memory files are read through this route"
         if not survey.readable and survey.route is not None:
             text = "reached through %s, but %s" % (survey.route, survey.reason or "there is nothing to read")
-            checks.append(Check(name, WARN, text, "an agent that has not run yet has written nothing", "clawmetry snapshot --json"))
+            other = survey.other_agent is not None
+            because = "of OpenClaw alone transcripts are read" if other else "an agent that has not run yet has written nothing"
+            checks.append(Check(name, WARN, text, because, "clawmetry snapshot --json"))
             continue
         if not survey.readable:
             step = "sudo clawmetry doctor, or rerun the daemon role"

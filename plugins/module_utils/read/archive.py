@@ -127,6 +127,11 @@ class _Look:
                     self._state(base + b"/" + name)
                 if base in layout.DIRECT:
                     self._state(base)
+        if not self._seen.keys() & {b"sandbox/.openclaw", b"sandbox/.openclaw-data"}:
+            for other in layout.OTHER_AGENTS:
+                if self._is_dir(other.place):
+                    for path in other.databases:
+                        self._stat(path)
         return Tree(self._seen, self._marks, frozenset(self._cut))
 
     def _stat(self, path: bytes) -> Optional[Seen]:

@@ -37,6 +37,7 @@ CONTAINER = "agent"
 # Runs ARGV in the sandbox with so many seconds in all; yields a reader of its stdout.
 Run = Callable[[Sequence[str], float], AbstractContextManager[Callable[[int], bytes]]]
 
+_OTHERS = tuple(path for other in layout.OTHER_AGENTS for path in (other.place, *other.databases))
 # In one line: OpenShell took no line ends in arguments at first.
 _SCRIPT = (
     "PATH=/usr/bin:/bin; "
@@ -46,13 +47,17 @@ _SCRIPT = (
     "find \"$state\" -maxdepth 4 '(' -path \"$state/agents/*\" -o -path \"$state/workspace*/*.md\" ')' "
     "-exec stat -c '%%f %%s %%Y %%n' '{}' +; "
     "fi; done; done; "
+    "stat -c '%%f %%s %%Y %%n' %s; "
     "echo end-of-listing"
-) % " ".join(base.decode("ascii") for base in layout.BASES)
+) % (
+    " ".join(base.decode("ascii") for base in layout.BASES),
+    " ".join("/" + path.decode("ascii") for path in _OTHERS),
+)
 _LINE = re.compile(rb"([0-9a-f]{1,8}) (\d{1,18}) (\d{1,12}) /([^\0]+)")
 _WANTED = re.compile(
     rb"(?P<state>(?:%s)/\.openclaw(?:-data)?)/"
     rb"(?:agents/[^/]+/sessions/[^/]+|agents/[^/]+/(?:sessions|agent)|agents/[^/]+/agent/openclaw-agent\.sqlite"
-    rb"|agents/[^/]+|workspace[^/]*/(?:memory/)?[^/]+\.md)" % b"|".join(layout.BASES),
+    rb"|agents/[^/]+|workspace[^/]*/(?:memory/)?[^/]+\.md)|(?:%s)" % (b"|".join(layout.BASES), b"|".join(map(re.escape, _OTHERS))),
 )
 
 

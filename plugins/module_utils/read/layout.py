@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from typing import Optional
 
@@ -65,6 +66,22 @@ class SessionName:
     def order(self) -> tuple[bytes, int, bytes]:
         """Sort key: the archived parts of a session by their stamp, then the live file."""
         return (self.session, 1 if self.kind == "live" else 0, self.stamp)
+
+
+@dataclass(frozen=True)
+class OtherAgent:
+    """One of NemoClaw's agents that are not OpenClaw. Its transcripts are not read: that they are there is told, and nothing is opened."""
+
+    agent: str  # as NemoClaw's registry calls it
+    place: bytes  # its directory in a sandbox
+    databases: tuple[bytes, ...]  # where its transcripts are kept, the newer layout first; () = not known
+
+
+# Source: reference/nemoclaw.md §4 (July 2026). Beside these lie keys and tokens.
+OTHER_AGENTS = (
+    OtherAgent("hermes", b"sandbox/.hermes", (b"sandbox/.hermes/runtime/state.db", b"sandbox/.hermes/state.db")),
+    OtherAgent("langchain-deepagents-code", b"sandbox/.deepagents", ()),
+)
 
 
 def parse_session_name(name: bytes) -> Optional[SessionName]:
@@ -150,6 +167,24 @@ def find_states(root: HeldDir) -> tuple[State, ...]:
             if state is not None and state.agents:
                 found.append(state)
     return tuple(found)
+
+
+def find_other(root: HeldDir) -> Optional[tuple[OtherAgent, Optional[bytes]]]:
+    """Return which other agent of NemoClaw's has a directory in a sandbox, and the database it keeps its transcripts in, if any yet."""
+    for other in OTHER_AGENTS:
+        if _kind(root, other.place) == stat.S_IFDIR:
+            return other, next((path for path in other.databases if _kind(root, path) == stat.S_IFREG), None)
+    return None
+
+
+def _kind(root: HeldDir, path: bytes) -> Optional[int]:
+    parent, _slash, name = path.rpartition(b"/")
+    try:
+        with root.open_dir(parent) as held:
+            seen = held.stat(name)
+    except (FileNotFoundError, Unreadable):
+        return None
+    return None if seen is None else stat.S_IFMT(seen.st_mode)
 
 
 def state_below(root: HeldDir, path: bytes) -> tuple[State, ...]:

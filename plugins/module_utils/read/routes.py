@@ -207,11 +207,13 @@ def _through_mount(sandbox: Sandbox, mount: Mount) -> Optional[HeldSandbox]:
 
 def survey(held: HeldSandbox) -> Survey:
     """Tell what is there by listing and lstat; only databases are opened."""
+    if not held.states:
+        return _survey_without_openclaw(held)
     agents: list[str] = []
     count = size = 0
     newest: Optional[float] = None
     has_jsonl = has_sqlite = False
-    reason = None if held.states else "no OpenClaw state directory was found in it"
+    reason = None
     memory: list[tuple[str, int, float]] = []
     for state in held.states:
         for agent in state.agents:
@@ -243,7 +245,7 @@ def survey(held: HeldSandbox) -> Survey:
                 memory.append((shown(memory_name(workspace, name)), seen.st_size, seen.st_mtime))
     store = "both" if has_jsonl and has_sqlite else "jsonl" if has_jsonl else "sqlite" if has_sqlite else "none"
     return Survey(
-        readable=bool(held.states),
+        readable=True,
         route=held.route,
         reason=reason,
         store=store,
@@ -253,6 +255,19 @@ def survey(held: HeldSandbox) -> Survey:
         last_activity=newest,
         memory_files=tuple(memory),
     )
+
+
+def _survey_without_openclaw(held: HeldSandbox) -> Survey:
+    found = layout.find_other(held.root)
+    if found is None:
+        named = held.sandbox.agent
+        more = "" if named in (None, "openclaw") else "; transcripts of its agent %s are not read yet" % shown(named)
+        return Survey(readable=False, route=held.route, reason="no OpenClaw state directory was found in it" + more)
+    other, database = found
+    where = database or other.place
+    store = "sqlite" if database else "none" if other.databases else None
+    reason = "its agent is %s (/%s); transcripts of that are not read yet" % (other.agent, where.decode("ascii"))
+    return Survey(readable=False, route=held.route, reason=reason, store=store, other_agent=other.agent)
 
 
 def memory_name(workspace: bytes, name: bytes) -> bytes:
