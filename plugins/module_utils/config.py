@@ -15,9 +15,10 @@ import difflib
 import ipaddress
 import json
 import os
+import reprlib
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Optional, Union
-from urllib.parse import unquote, urlsplit
+from typing import Any, Callable, Iterable, Mapping, Optional, Union
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .errors import ConfigError, shown
 from .model import RUNTIMES
@@ -27,6 +28,9 @@ SYSTEM_CONFIG = "/etc/clawmetry/clawmetry.yml"
 USER_CONFIG = "~/.config/clawmetry/clawmetry.yml"
 ROUTES = ("proc", "volume", "archive", "exec")
 MAX_CONFIG_BYTES = 1 << 20
+MAX_QUEUE_BYTES = 1 << 50
+MAX_NODE_ID = 255
+ENVIRONMENT = "the environment"
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,22 @@ class Settings:
         return os.path.join(self.state_dir, "status.sock")
 
 
+def _given(value: Any) -> str:
+    """Say what was found instead. A few aliases can stand for a billion items, so only the first of a list are shown."""
+    return "it is %s" % shown(repr(value) if isinstance(value, str) else reprlib.repr(value))
+
+
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value or "\n" in value:
-        raise ConfigError("%s must be a non-empty text" % key, cause="it is %s" % shown(repr(value)))
+        raise ConfigError("%s must be a non-empty text" % key, cause=_given(value))
     return value.strip()
+
+
+def _node_id(key: str, value: Any) -> str:
+    text = _text(key, value)
+    if not text.isprintable() or len(text) > MAX_NODE_ID:
+        raise ConfigError("%s must be printable text of at most %d characters" % (key, MAX_NODE_ID), cause=_given(value))
+    return text
 
 
 def _path(key: str, value: Any) -> str:
@@ -103,21 +119,21 @@ def _path(key: str, value: Any) -> str:
 def _number(low: float, high: float) -> Callable[[str, Any], float]:
     def check(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ConfigError("%s must be a number from %g to %g" % (key, low, high), cause="it is %s" % shown(repr(value)))
+            raise ConfigError("%s must be a number from %g to %g" % (key, low, high), cause=_given(value))
         return float(value)
 
     return check
 
 
 def _size(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 << 20:
-        raise ConfigError("%s must be a whole number of bytes, at least 1048576" % key, cause="it is %s" % shown(repr(value)))
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 << 20 <= value <= MAX_QUEUE_BYTES:
+        raise ConfigError("%s must be a whole number of bytes from 1048576 to %d" % (key, MAX_QUEUE_BYTES), cause=_given(value))
     return value
 
 
 def _strings(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item for item in value):
-        raise ConfigError("%s must be a list of texts" % key, cause="it is %s" % shown(repr(value)))
+        raise ConfigError("%s must be a list of texts" % key, cause=_given(value))
     return tuple(value)
 
 
@@ -142,7 +158,7 @@ def _homes(key: str, value: Any) -> Union[str, tuple[str, ...]]:
 
 def _selection(key: str, value: Any) -> Mapping[str, tuple[str, ...]]:
     if not isinstance(value, dict):
-        raise ConfigError("%s must be a mapping with include and exclude" % key, cause="it is %s" % shown(repr(value)))
+        raise ConfigError("%s must be a mapping with include and exclude" % key, cause=_given(value))
     _refuse_unknown(value, ("include", "exclude"), key + ".")
     return {name: _strings("%s.%s" % (key, name), patterns) for name, patterns in value.items() if patterns is not None}
 
@@ -150,26 +166,35 @@ def _selection(key: str, value: Any) -> Mapping[str, tuple[str, ...]]:
 def check_url(key: str, value: Any) -> str:
     """Return an ingest URL without its trailing slash; https, http to a loopback address only, or file:///absolute."""
     url = _text(key, value).rstrip("/")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.port == 0:
-            raise ValueError("port 0")
-    except ValueError as exc:
-        raise ConfigError("%s is not a URL" % key, cause=str(exc)) from exc
+    parts = _url_parts(key, url)
+    host = parts.hostname or ""
     if parts.username or parts.password:
         raise ConfigError("%s must not carry a user name or password" % key, next_step="put the key in api_key_file")
     if parts.query or parts.fragment:
         raise ConfigError("%s must not have a query or fragment" % key)
+    url = parts.scheme + url[len(parts.scheme) :]  # a scheme may be written in capitals
     if parts.scheme == "https" and host:
         return url
     if parts.scheme == "http" and host:
         if _is_loopback(host):
             return url
         raise ConfigError("%s: http:// is only for a loopback address" % key, cause="host is %s" % shown(host), next_step="use https://")
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/") and "\0" not in unquote(parts.path):
         return url
     raise ConfigError("%s must be https://host, file:///directory, or http:// to loopback" % key, cause="it is %s" % shown(url))
+
+
+def _url_parts(key: str, url: str) -> SplitResult:
+    """Return the parts of a URL. Raises ConfigError, which does not show it: a proxy's may carry a password."""
+    try:
+        if not all("!" <= letter <= "~" for letter in url):
+            raise ValueError("a space, a control character or a letter beyond ASCII in it")
+        parts = urlsplit(url)
+        if parts.port == 0:
+            raise ValueError("port 0")
+    except ValueError as exc:
+        raise ConfigError("%s is not a URL" % key, cause=str(exc)) from None
+    return parts
 
 
 def _is_loopback(host: str) -> bool:
@@ -183,7 +208,8 @@ def _is_loopback(host: str) -> bool:
 
 def _proxy(key: str, value: Any) -> str:
     url = _text(key, value)
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    parts = _url_parts(key, url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("%s must be http://host:port or https://host:port" % key)
     return url
 
@@ -196,7 +222,7 @@ def _docker_host(key: str, value: Any) -> str:
 
 
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
-    "node_id": _text,
+    "node_id": _node_id,
     "ingest_url": check_url,
     "api_key_file": _path,
     "encryption_key_file": _path,
@@ -221,27 +247,49 @@ def _refuse_unknown(found: Mapping[Any, Any], known: Any, prefix: str = "") -> N
             raise ConfigError("unknown key %s%s" % (prefix, shown(str(key))), next_step="did you mean %s%s?" % (prefix, near[0]))
 
 
+def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return a mapping of PAIRS. Raises ConfigError when a key is there twice: nobody can tell which one was meant."""
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ConfigError("the key %s is there twice" % shown(str(key)), next_step="keep one of them")
+        found[key] = value
+    return found
+
+
 def parse(text: bytes) -> dict[str, Any]:
-    """Return the mapping a configuration file holds. Raises ConfigError."""
+    """Return the mapping a configuration file holds. Raises ConfigError, with the line as its place where there is one."""
     document: Any
     try:
-        document = json.loads(text)
-    except ValueError:
-        try:
-            import yaml
-        except ImportError as exc:
-            raise ConfigError("this Python has no PyYAML to read the configuration with", next_step="run the installed clawmetry") from exc
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as exc:
-            mark = getattr(exc, "problem_mark", None)
-            place = "line %d, column %d" % (mark.line + 1, mark.column + 1) if mark is not None else ""
-            raise ConfigError("the configuration is not YAML", where=place, cause=str(getattr(exc, "problem", "") or "")) from None
+        document = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        document = _yaml(text)
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise ConfigError("the configuration must be a mapping of keys", cause="it is a %s" % type(document).__name__)
     return document
+
+
+def _yaml(text: bytes) -> Any:
+    try:
+        import yaml
+    except ImportError as exc:
+        raise ConfigError("this Python has no PyYAML to read the configuration with", next_step="run the installed clawmetry") from exc
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        for node in (root, *(value for _key, value in root.value)) if isinstance(root, yaml.MappingNode) else ():
+            if isinstance(node, yaml.MappingNode):
+                _once((key.value, None) for key, _value in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        place = "line %d, column %d" % (mark.line + 1, mark.column + 1) if mark is not None else ""
+        cause = str(getattr(exc, "problem", "") or getattr(exc, "reason", "") or "")
+        raise ConfigError("the configuration is not YAML", where=place, cause=cause) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as exc:
+        # PyYAML lets these through: a date of month 13, !!int of nothing, lists ten thousand deep.
+        raise ConfigError("the configuration is not YAML", cause=shown(str(exc) or type(exc).__name__)) from None
 
 
 def default_path(explicit: Optional[str] = None) -> Optional[str]:
@@ -264,14 +312,17 @@ def load(explicit: Optional[str] = None, env: Optional[Mapping[str, str]] = None
             with open(path, "rb") as stream:
                 text = stream.read(MAX_CONFIG_BYTES + 1)
         except OSError as exc:
-            raise ConfigError("cannot read the configuration", where=shown(path), cause=os.strerror(exc.errno or 0)) from exc
+            step = "give the file that --config names, or leave --config out" if explicit is not None else "run this as root"
+            cause = os.strerror(exc.errno or 0)
+            raise ConfigError("cannot read the configuration", where=shown(path), cause=cause, next_step=step) from exc
         if len(text) > MAX_CONFIG_BYTES:
             raise ConfigError("the configuration is larger than 1 MiB", where=shown(path))
         try:
             raw = parse(text)
             return build(raw, env, path)
         except ConfigError as exc:
-            exc.where = exc.where or shown(path)
+            if exc.where != ENVIRONMENT:
+                exc.where = shown(path) + (", " + exc.where if exc.where else "")
             raise
     return build(raw, env, None)
 
@@ -294,16 +345,21 @@ def build(raw: Mapping[str, Any], env: Mapping[str, str], path: Optional[str]) -
     if "api_key_file" not in values and os.path.lexists(usual_api_key):
         values["api_key_file"] = usual_api_key
     selection = values.pop("sandboxes", {})
-    if env.get("CLAWMETRY_NODE_ID"):
-        values["node_id"] = _text("CLAWMETRY_NODE_ID", env["CLAWMETRY_NODE_ID"])
-    for name in ("CLAWMETRY_ENDPOINT", "CLAWMETRY_INGEST_URL"):
-        if env.get(name):
-            values["ingest_url"] = check_url(name, env[name])
-            break
+    try:
+        if env.get("CLAWMETRY_NODE_ID"):
+            values["node_id"] = _node_id("CLAWMETRY_NODE_ID", env["CLAWMETRY_NODE_ID"])
+        for name in ("CLAWMETRY_ENDPOINT", "CLAWMETRY_INGEST_URL"):
+            if env.get(name):
+                values["ingest_url"] = check_url(name, env[name])
+                break
+    except ConfigError as exc:
+        exc.where = ENVIRONMENT
+        raise
     archive = "file://" + os.path.join(values["state_dir"], "archive")
-    has_key = bool(values.get("api_key_file") or env.get("CLAWMETRY_API_KEY") or credential(env, "api_key"))
+    has_key = bool(values.get("api_key_file") or env.get("CLAWMETRY_API_KEY", "").strip() or credential(env, "api_key"))
     values.setdefault("ingest_url", CLOUD_URL if has_key else archive)
-    if env.get("CLAWMETRY_NO_CLOUD", "") not in ("", "0", "false", "no") and not values["ingest_url"].startswith("file:"):
+    may_upload = env.get("CLAWMETRY_NO_CLOUD", "").strip().lower() in ("", "0", "false", "no", "off")
+    if not may_upload and not values["ingest_url"].startswith("file:"):
         values["ingest_url"] = archive
     return Settings(
         path=path,

@@ -10,6 +10,7 @@ A secret never leaves this module in a message; callers hold it in memory only.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Mapping, Optional
@@ -31,7 +32,8 @@ def read_secret(path: str, what: str, *, from_systemd: bool = False) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         step = "put it there (mode 0600)" if isinstance(exc, FileNotFoundError) else cure
-        raise ConfigError("cannot read the %s" % what, where=shown(path), cause=os.strerror(exc.errno or 0), next_step=step) from None
+        cause = "it is a symbolic link" if exc.errno == errno.ELOOP else os.strerror(exc.errno or 0)
+        raise ConfigError("cannot read the %s" % what, where=shown(path), cause=cause, next_step=step) from None
     try:
         seen = os.fstat(fd)
         loose = seen.st_mode & (0o037 if from_systemd else 0o077)
@@ -54,22 +56,31 @@ def read_secret(path: str, what: str, *, from_systemd: bool = False) -> str:
     finally:
         os.close(fd)
     try:
-        text = data.decode("ascii").strip() if len(data) <= MAX_SECRET_BYTES else ""
+        # A passphrase of an old installation may have letters beyond ASCII; an editor may have put a mark before it.
+        text = data.decode("utf-8-sig").strip() if len(data) <= MAX_SECRET_BYTES else ""
     except UnicodeDecodeError:
         text = ""
-    if not text or "\n" in text or "\0" in text:
-        raise ConfigError("the %s is empty, longer than one line, or not ASCII text" % what, where=shown(path))
+    if not text or not text.isprintable():
+        raise ConfigError("the %s is empty, longer than one line, or not text" % what, where=shown(path))
     return text
+
+
+def _header_value(key: str, where: str) -> str:
+    """Return an API key that can be sent as a header. Raises ConfigError, which does not show it."""
+    if not all("!" <= letter <= "~" for letter in key):
+        raise ConfigError("the API key has a space, a control character or a letter beyond ASCII in it", where=shown(where))
+    return key
 
 
 def api_key(settings: Settings, env: Mapping[str, str]) -> Optional[str]:
     """Return the API key: systemd credential, then file, then CLAWMETRY_API_KEY; None when there is none."""
     handed = credential(env, "api_key")
     if handed:
-        return read_secret(handed, "API key", from_systemd=True)
+        return _header_value(read_secret(handed, "API key", from_systemd=True), handed)
     if settings.api_key_file:
-        return read_secret(settings.api_key_file, "API key")
-    return env.get("CLAWMETRY_API_KEY") or None
+        return _header_value(read_secret(settings.api_key_file, "API key"), settings.api_key_file)
+    key = env.get("CLAWMETRY_API_KEY", "").strip()
+    return _header_value(key, "CLAWMETRY_API_KEY") if key else None
 
 
 def encryption_key_text(settings: Settings, env: Mapping[str, str]) -> str:

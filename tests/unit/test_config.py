@@ -50,6 +50,9 @@ def test_api_key_of_any_kind_means_the_cloud(tmp_path: Path) -> None:
         ({"CLAWMETRY_ENDPOINT": "https://two.example/"}, "https://two.example"),
         ({"CLAWMETRY_NO_CLOUD": "1"}, "file:///var/lib/clawmetry/archive"),
         ({"CLAWMETRY_NO_CLOUD": "0"}, "https://set.example"),
+        ({"CLAWMETRY_NO_CLOUD": "False"}, "https://set.example"),
+        ({"CLAWMETRY_ENDPOINT": "https://two.example", "CLAWMETRY_INGEST_URL": "https://one.example"}, "https://two.example"),
+        ({"CLAWMETRY_ENDPOINT": "https://two.example", "CLAWMETRY_NO_CLOUD": "yes"}, "file:///var/lib/clawmetry/archive"),
     ],
 )
 def test_environment_decides_where_to(env: dict[str, str], url: str) -> None:
@@ -83,6 +86,16 @@ def test_environment_of_openclaw_and_nemoclaw_is_kept() -> None:
         ({"ingest_url": 5}, "text"),
         ({"node_id": " "}, "text"),
         ({"node_id": "a\nb"}, "text"),
+        ({"node_id": "a\rX-Admin: yes"}, "printable"),
+        ({"node_id": "\u202eexe.dor"}, "printable"),
+        ({"node_id": "n" * 256}, "at most 255"),
+        ({"ingest_url": "https://in gest.example"}, "not a URL"),
+        ({"ingest_url": "https://exämple.com"}, "not a URL"),
+        ({"ingest_url": "file:///srv/a%00b"}, "file:///"),
+        ({"ingest_url": "http://[::ffff:127.0.0.1]"}, "loopback"),
+        ({"queue_max_bytes": 10**400}, "from 1048576 to"),
+        ({"proxy": "http://p:99999"}, "not a URL"),
+        ({"proxy": "http://[::1"}, "not a URL"),
         ({"state_dir": "relative"}, "absolute"),
         ({"poll_interval": "1"}, "number"),
         ({"poll_interval": 0}, "number"),
@@ -113,6 +126,8 @@ def test_refusals_name_the_key_and_the_cure(raw: dict[Any, Any], told: str) -> N
         ("http://[::1]:8080", "http://[::1]:8080"),
         ("http://localhost", "http://localhost"),
         ("file:///srv/a%20b", "file:///srv/a%20b"),
+        ("FILE:///srv/a", "file:///srv/a"),
+        ("HTTPS://ingest.example.com/", "https://ingest.example.com"),
     ],
 )
 def test_urls(url: str, kept: str) -> None:
@@ -121,6 +136,25 @@ def test_urls(url: str, kept: str) -> None:
 
 def test_archive_directory_of_an_escaped_url() -> None:
     assert build({"ingest_url": "file:///srv/a%20b"}).archive_dir == "/srv/a b"
+
+
+def test_capitals_in_a_file_url_still_mean_the_archive() -> None:
+    assert build({"ingest_url": "FILE:///srv/a"}).is_archive
+
+
+def test_a_refused_proxy_does_not_show_its_password() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"proxy": "http://name:hunter2@p:99999"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_the_environment_says_wrong_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    path.write_text("{}")
+    for name in ("CLAWMETRY_ENDPOINT", "CLAWMETRY_NODE_ID"):
+        with pytest.raises(ConfigError, match="the environment") as caught:
+            config.load(str(path), {name: "\x01"})
+        assert str(path) not in str(caught.value)
 
 
 def test_null_is_as_if_not_there_and_lists_keep_our_order() -> None:
@@ -148,7 +182,46 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str, told: str) -
     path.write_text(text)
     with pytest.raises(ConfigError, match=told) as caught:
         config.load(str(path), {})
-    assert str(path) in str(caught.value) or "line" in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+BOMB = "homes:\n- &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    "- &%s [%s]\n" % (this, ",".join(["*" + before] * 9)) for before, this in zip("abcdefghi", "bcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (b"node_id: a\nnode_id: b\n", "node_id is there twice"),
+        (b'{"node_id": "a", "node_id": "b"}', "node_id is there twice"),
+        (b"sandboxes: {include: [a], include: [b]}", "include is there twice"),
+        (b"homes: " + b"[" * 5000 + b"]" * 5000, "not YAML"),
+        (b"[" * 200_000, "not YAML"),
+        (b"node_id: 2026-99-99\n", "not YAML"),
+        (b"poll_interval: !!int ''\n", "not YAML"),
+        (b"poll_interval: " + b"1" * 5000, "not YAML|must be a number"),
+        (b"node_id: caf\xe9\n", "continuation byte"),
+        (b"node_id: a\n---\nnode_id: b\n", "another document"),
+        (b"sandboxes:\n\tinclude: []\n", "line 2, column 1"),
+        (BOMB.encode(), "list of texts"),
+        (b"homes: &a [*a]\n", "list of texts"),
+    ],
+    ids=range(13),
+)
+def test_files_made_to_confuse_are_told_apart_from_configurations(tmp_path: Path, text: bytes, told: str) -> None:
+    path = tmp_path / "c.yml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=told) as caught:
+        config.load(str(path), {})
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_editors_marks_and_line_ends_are_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    path.write_bytes(b"\xef\xbb\xbfnode_id: build-7\r\nsandboxes:\r\n  exclude: [x]\r\n")
+    settings = config.load(str(path), {})
+    assert settings.node_id == "build-7" and settings.exclude == ("x",)
 
 
 def test_absent_huge_and_empty_files(tmp_path: Path) -> None:

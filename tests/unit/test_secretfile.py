@@ -102,10 +102,29 @@ def test_roots_file_is_good_for_a_service_user(file: Path, monkeypatch: pytest.M
     assert read_secret(str(file), "API key") == SECRET
 
 
-@pytest.mark.parametrize("content", [b"", b" \n\t\n", b"a\nb\n", b"k\x00y", b"\xff\xfe", "schlüssel".encode(), b"x" * 5000])
+@pytest.mark.parametrize("content", [b"", b" \n\t\n", b"a\nb\n", b"k\x00y", b"\xff\xfe", b"a\x07b", b"x" * 5000])
 def test_what_is_no_line_of_text_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    refused(file, "empty, longer than one line, or not ASCII")
+    refused(file, "empty, longer than one line, or not text")
+
+
+def test_passphrases_of_old_installations_and_marks_of_editors(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + "schlüssel".encode() + b"\r\n")
+    assert secretfile.encryption_key_text(Settings(encryption_key_file=str(file)), {}) == "schlüssel"
+
+
+@pytest.mark.parametrize("key", ["two words", "schlüssel", "a\nX-Admin: yes", "a\rb", "a\x07b"])
+def test_an_api_key_that_no_header_can_carry_is_refused_and_not_shown(file: Path, key: str) -> None:
+    for settings, environment in ((Settings(), {"CLAWMETRY_API_KEY": key}), (Settings(api_key_file=str(file)), {})):
+        file.write_text(key)
+        with pytest.raises(ConfigError) as caught:
+            secretfile.api_key(settings, environment)
+        assert key not in str(caught.value) and "X-Admin" not in str(caught.value)
+
+
+def test_a_link_is_called_a_link(directory: Path, file: Path) -> None:
+    (directory / "link").symlink_to(file)
+    refused(directory / "link", "it is a symbolic link")
 
 
 def test_systemds_credentials_may_show_group_bits(file: Path) -> None:
