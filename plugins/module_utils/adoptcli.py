@@ -16,9 +16,9 @@ from .adopt import adopt
 from .terminal import line, note
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Any, shared: argparse.ArgumentParser) -> None:
     text = "take over node id, keys, endpoint and cursors of a host connected with ClawMetry's own client"
-    parser = verbs.add_parser("adopt", help=text, description=text)
+    parser = verbs.add_parser("adopt", help=text, description=text, parents=[shared])
     parser.add_argument("--from", dest="home", metavar="HOME", help="home directory, or its .clawmetry (default: the only one found)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing, stop nothing")
     parser.add_argument("--stop-old", action="store_true", help="stop and disable the old daemon first")

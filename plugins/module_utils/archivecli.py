@@ -26,26 +26,27 @@ PUSH_RETRY_S = 2.0
 PUSH_TRIES = 5
 
 
-def add_parser(verbs: Any) -> None:
-    archive = verbs.add_parser("archive", help="the local encrypted archive: list, show, push", description="The local encrypted archive.")
+def add_parser(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    text = "the local encrypted archive: list, show, push"
+    archive = verbs.add_parser("archive", help=text, description="The local encrypted archive.", parents=[shared])
     actions = archive.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="what is in it, by session")
+    listing = actions.add_parser("list", help="what is in it, by session", parents=[shared])
     listing.add_argument("--json", action="store_true", help="print JSON")
-    show = actions.add_parser("show", help="decrypt transcripts to the terminal, one JSON record a line")
+    show = actions.add_parser("show", help="decrypt transcripts to the terminal, one JSON record a line", parents=[shared])
     show.add_argument("session", nargs="?", help="a session id, or the beginning of one (default: every session)")
     show.add_argument("--sandbox", metavar="NAME", help="only of this sandbox")
     show.add_argument(
         "--kind", choices=("events", "sessions", "memory", "system-snapshot"), default="events", help="what to show (default: events)"
     )
     show.add_argument("--raw", action="store_true", help="print control characters of a sandbox as they are")
-    push = actions.add_parser("push", help="forward what was not forwarded yet to an ingest")
+    push = actions.add_parser("push", help="forward what was not forwarded yet to an ingest", parents=[shared])
     push.add_argument("--to", metavar="URL", help="the ingest (default: https://ingest.clawmetry.com, or ingest_url when it is not a file)")
 
 
 def run(args: argparse.Namespace) -> int:
     settings = load(args.config)
     sealer = Sealer(parse_key(secretfile.encryption_key_text(settings, os.environ)))
-    archive = Archive(settings.archive_dir, create=False)
+    archive = Archive(settings.archive_dir, create=False, read_only=args.action != "push")
     try:
         if args.action == "list":
             return _list(archive, sealer, args)

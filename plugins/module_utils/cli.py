@@ -17,51 +17,64 @@ from typing import Any, Optional, Sequence
 
 from . import adoptcli, api, archivecli, control, doctor, secretfile
 from .config import Settings, load
-from .daemon import Daemon, make_target
+from .daemon import Daemon, make_target, shown_source
 from .errors import ClawmetryError, ConfigError, StateError
 from .log import LEVELS, Log
 from .notify import Notifier
 from .queue import Queue
 from .seal import Sealer, is_passphrase, new_key, parse_key
-from .terminal import line, note
+from .terminal import drop, flush, line, note
 from .version import VERSION
+
+MAX_TIMEOUT_S = 1_000_000
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="clawmetry", description="Sync AI-agent sandboxes of this host to ClawMetry, end-to-end encrypted.")
-    top.add_argument("--config", metavar="PATH", help="configuration file (default: the system's, else the user's)")
-    top.add_argument("--log-level", choices=LEVELS, default="info", help="what is logged to stderr (default: info)")
-    top.add_argument("--version", action="version", version="clawmetry " + VERSION)
+    # Before the verb or after it: what is not given leaves what was given elsewhere.
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--config", metavar="PATH", help="configuration file (default: the system's, else the user's)")
+    shared.add_argument("--log-level", choices=LEVELS, help="what is logged to stderr (default: info)")
+    shared.add_argument("--version", action="version", version="clawmetry " + VERSION)
+    text = "Sync AI-agent sandboxes of this host to ClawMetry, end-to-end encrypted."
+    top = argparse.ArgumentParser(prog="clawmetry", description=text, parents=[shared])
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     def verb(name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=text, description=text)
+        added = verbs.add_parser(name, help=text, description=text, parents=[shared])
         if as_json:
             added.add_argument("--json", action="store_true", help="print JSON")
         return added
 
     verb("run", "the daemon, in the foreground")
     sync = verb("sync", "one pass to the end of everything readable, until stored or acknowledged", as_json=True)
-    sync.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="give up after this long (default: 600)")
+    sync.add_argument("--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="give up after this long (default: 600)")
     verb("snapshot", "what this host is; reads only", as_json=True)
     verb("status", "per source: offset, size, lag, last ack, retries, quarantined", as_json=True)
     checks = verb("doctor", "checks, each with what was seen and what to do", as_json=True)
     checks.add_argument("--deep", action="store_true", help="also ask runtimes whose answers are not free of side effects")
     verb("check-config", "validate file, keys and permissions; send nothing")
     verb("keygen", "print a new encryption key")
-    archivecli.add_parser(verbs)
-    adoptcli.add_parser(verbs)
+    archivecli.add_parser(verbs, shared)
+    adoptcli.add_parser(verbs, shared)
     return top
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_TIMEOUT_S:
+        raise argparse.ArgumentTypeError("%s is not within 0 and %d seconds" % (text, MAX_TIMEOUT_S))
+    return value
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit code."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(argv, argparse.Namespace(config=None, log_level="info"))
     try:
-        return int(_VERBS[args.verb](args))
+        code = int(_VERBS[args.verb](args))
+        flush()
+        return code
     except BrokenPipeError:
-        # The reader (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        drop()  # the reader (head, less) has seen enough
         return 0
     except KeyboardInterrupt:
         return 130
@@ -85,9 +98,23 @@ def checked(config: Optional[str]) -> Settings:
     sealer = Sealer(parse_key(secretfile.encryption_key_text(settings, os.environ)))
     if not settings.is_archive:
         make_target(settings, os.environ, sealer).close()
-    if os.path.exists(settings.state_dir) and not os.access(settings.state_dir, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError("the state directory is not ours to write", where=settings.state_dir)
+    else:
+        _writable("archive", settings.archive_dir)
+    _writable("state", settings.state_dir)
     return settings
+
+
+def _writable(what: str, path: str) -> None:
+    """Raise ConfigError unless the directory at PATH is ours to write, or ours to make."""
+    place = path
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    step = "name another place, or run this as the service's user"
+    if not os.path.isdir(place):
+        raise ConfigError("the %s directory cannot be there" % what, where=path, cause="%s is no directory" % place, next_step=step)
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK if place == path else os.W_OK | os.X_OK):
+        cause = "" if place == path else "%s is closed to us" % place
+        raise ConfigError("the %s directory is not ours to write" % what, where=path, cause=cause, next_step=step)
 
 
 def _check_config(args: argparse.Namespace) -> int:
@@ -169,7 +196,7 @@ def _answer(daemon: Daemon, request: dict[str, Any]) -> dict[str, Any]:
 
 def _sync(args: argparse.Namespace) -> int:
     settings = load(args.config)
-    shows = sys.stderr.isatty() and not args.json
+    shows = sys.stderr is not None and sys.stderr.isatty() and not args.json
     last = [0.0]
 
     def progress(daemon: Daemon) -> None:
@@ -229,14 +256,38 @@ def _status(args: argparse.Namespace) -> int:
     except StateError as exc:
         answer, reason = None, str(exc)
     if answer is None:
-        answer = {"state": "down", "reason": reason, "sources": []}
-        if os.path.isfile(settings.queue_path) and os.access(settings.queue_path, os.R_OK):
-            answer.update(Queue.peek_status(settings.queue_path))
+        answer = _status_down(settings, reason)
     if args.json:
         _print(answer)
     else:
         _show_status(answer)
     return {"ok": 0, "degraded": 1}.get(str(answer["state"]), 2)
+
+
+def _status_down(settings: Settings, reason: str) -> dict[str, Any]:
+    """Return the status of a host where no daemon runs: what its queue.db tells, in the shape of the daemon's own answer."""
+    kept: dict[str, Any] = {"sources": []}
+    if os.access(settings.queue_path, os.R_OK):
+        kept.update(Queue.peek_status(settings.queue_path))
+    elif not os.path.lexists(settings.queue_path):
+        kept.update(dict.fromkeys(("pending", "pending_bytes", "quarantined", "dead_letters"), 0))
+    now = time.time()
+    oldest = kept.get("oldest_pending")
+    return {
+        "state": "down",
+        "reason": kept.get("reason", reason),
+        "version": VERSION,
+        "target": {"url": settings.ingest_url, "state": "not asked", "reason": "", "last_ack": kept.get("last_ack")},
+        "queue": {
+            "pending": kept.get("pending"),
+            "pending_bytes": kept.get("pending_bytes"),
+            "max_bytes": settings.queue_max_bytes,
+            "oldest_pending_s": round(now - oldest, 3) if oldest else None,
+        },
+        "quarantined": kept.get("quarantined"),
+        "dead_letters": kept.get("dead_letters"),
+        "sources": [shown_source(source, None, 0.0, now) for source in kept["sources"]],
+    }
 
 
 def _show_status(answer: dict[str, Any]) -> None:
@@ -245,7 +296,7 @@ def _show_status(answer: dict[str, Any]) -> None:
     if target:
         line("target   %s: %s%s" % (target["url"], target["state"], ", " + target["reason"] if target["reason"] else ""))
         line("queue    %(pending)s envelopes, %(pending_bytes)s bytes of %(max_bytes)s" % answer["queue"])
-    line("kept back: %s quarantined, %s dead letters" % (answer.get("quarantined", 0), answer.get("dead_letters", 0)))
+    line("kept back: %(quarantined)s quarantined, %(dead_letters)s dead letters" % answer)
     for uid, reason in answer.get("unreadable", {}).items():
         line("unreadable %s: %s" % (uid, reason))
     for name, problems in answer.get("problems", {}).items():

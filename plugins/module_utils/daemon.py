@@ -60,6 +60,20 @@ def make_target(settings: Settings, env: Mapping[str, str], sealer: Sealer) -> T
     return HttpsTarget(settings.ingest_url, key, sealer.open, ca_file=settings.ca_file, proxy=settings.proxy)
 
 
+def shown_source(
+    source: dict[str, Any], size: Optional[int], waiting_s: float, now: float, name: Optional[str] = None, retries: int = 0
+) -> dict[str, Any]:
+    """Turn a row of Queue.source_status() into what status shows; SIZE is the file's now, None when it is only known as last read."""
+    del source["id"]
+    oldest = source.pop("oldest_pending")
+    source["sandbox_name"] = name
+    source["size"] = source["size"] if size is None else size
+    source["lag_bytes"] = max(0, source["size"] - source["offset"])
+    source["lag_s"] = round(max(now - oldest if oldest else 0.0, waiting_s if source["lag_bytes"] else 0.0), 3)
+    source["retries"] = retries if source["pending"] else 0
+    return source
+
+
 class Daemon:
     """One life of the engine over one configuration. Use start(), then run() or sync_once(), then close()."""
 
@@ -395,13 +409,8 @@ class Daemon:
             sizes.update(sync.sizes())
         names = {sandbox.uid: sandbox.name for sandbox in self.finder.discovery.sandboxes}
         for source in sources:
-            size, waiting_s = sizes.get(source.pop("id"), (source["size"], 0.0))
-            source["sandbox_name"] = names.get(source["sandbox"])
-            source["size"] = size
-            source["lag_bytes"] = max(0, size - source["offset"])
-            oldest = source.pop("oldest_pending")
-            source["lag_s"] = round(max(now - oldest if oldest else 0.0, waiting_s if source["lag_bytes"] else 0.0), 3)
-            source["retries"] = self.shipper.health.retries if source["pending"] else 0
+            size, waiting_s = sizes.get(source["id"], (source["size"], 0.0))
+            shown_source(source, size, waiting_s, now, names.get(source["sandbox"]), self.shipper.health.retries)
         problems = {sync.sandbox.name: dict(sync.problems) for sync in list(self._syncs.values()) if sync.problems}
         health = self.shipper.health
         trouble = self.trouble or self.ship_trouble

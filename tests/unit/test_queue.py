@@ -245,6 +245,10 @@ def test_peek_writes_nothing(queue: Queue, tmp_path: Path) -> None:
     assert Queue.peek_status(path)["pending"] == 0
     (tmp_path / "bad.db").write_bytes(b"x" * 5000)
     assert "cannot be read" in Queue.peek_status(str(tmp_path / "bad.db"))["reason"]
+    queue.close()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert peek.meta(path, "node_id") == "n1" and Queue.peek_status(path)["pending"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before  # not even the log a reader of SQLite makes
 
 
 def test_r22_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
 from typing import Optional
 
 from .. import secretfile, wire
 from ..egress.rule import PATHS
 from ..errors import ClawmetryError, shown
+from ..ship.archive import FILE as ARCHIVE_FILE
+from ..ship.archive import Archive
 from ..ship.probe import Answer
 from ..version import VERSION
-from .check import FAIL, OK, WARN, Check, Ground
+from .check import FAIL, OK, WARN, Check, Ground, told
 from .place import egress_command, egress_snippet
 
 MAX_SKEW_S = 300.0
@@ -30,8 +33,7 @@ WAITS = "uploads wait in the queue until this is cured; nothing is lost meanwhil
 def ingest(ground: Ground) -> list[Check]:
     settings = ground.settings
     if settings.is_archive:
-        why = "nothing leaves this host; clawmetry archive push sends it on later"
-        return [Check("ingest", OK, "local encrypted archive at " + settings.archive_dir, why)]
+        return [_archive(settings.archive_dir)]
     behind = settings.proxy is not None or ground.host.in_sandbox is not False
     denied: list[str] = []
     words = ""
@@ -58,6 +60,21 @@ def ingest(ground: Ground) -> list[Check]:
     if ground.deep and not denied and last is not None and last.stage == "answered":
         checks += _with_key(ground)
     return checks
+
+
+def _archive(directory: str) -> Check:
+    text, why = "local encrypted archive at " + directory, "nothing leaves this host; clawmetry archive push sends it on later"
+    if not os.path.lexists(os.path.join(directory, ARCHIVE_FILE)):
+        return Check("ingest", OK, text + ", empty yet", why)
+    try:
+        archive = Archive(directory, create=False, read_only=True)
+        try:
+            kept = sum(count for _endpoint, count, _size, _oldest, _newest in archive.summary())
+        finally:
+            archive.close()
+    except ClawmetryError as exc:
+        return Check("ingest", FAIL, told(exc), "nothing can be stored", exc.next_step)
+    return Check("ingest", OK, "%s, %d envelopes" % (text, kept), why)
 
 
 def is_policy_denial(answer: Answer) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 from .. import upstream
 from ..errors import CommandError, shown
+from ..queue import Queue
 from ..version import VERSION
 from .check import FAIL, OK, WARN, Check, Ground, told
 
@@ -61,6 +62,11 @@ def daemon(ground: Ground) -> list[Check]:
     if status is None:
         step = "systemctl start clawmetry" if ground.has_systemd else "clawmetry run"
         place = "no state yet" if not os.path.isdir(ground.settings.state_dir) else "its cursors are kept"
+        path = ground.settings.queue_path
+        reason = Queue.peek_status(path).get("reason") if os.path.isfile(path) and os.access(path, os.R_OK) else None
+        if reason is not None:
+            step = "move %s away to start over (everything is sent once more), or restore it" % path
+            return [Check("queue", FAIL, shown(str(reason), 300), "the daemon does not start with it", step)]
         return [Check("daemon", WARN, "not running; " + place, "nothing is synced meanwhile", step)]
     state = shown(str(status.get("state")))
     text = "process %s, state %s" % (shown(str(status.get("pid"))), state)

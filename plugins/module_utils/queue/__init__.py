@@ -18,11 +18,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from .. import peek
 from ..errors import shown
 from .cursors import Cursors
 from .place import InstanceLock, prepare_state_dir
 from .rows import OutboxRow, Sealed, SessionRow, SourceRow, idempotency_key
-from .statefile import SCHEMA_VERSION, DatabaseError, connect
+from .statefile import SCHEMA_VERSION, DatabaseError
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -47,13 +48,13 @@ class Queue(Cursors):
         queue = cls.__new__(cls)
         queue.path = path
         try:
-            with contextlib.closing(connect(path, "ro")) as queue.db:
+            with contextlib.closing(peek.open_to_read(path)) as queue.db:
                 counts = queue.counts()
                 sources = queue.source_status()
         except DatabaseError as exc:
             return {"reason": "queue.db cannot be read: %s" % exc}
         return {
-            **{name: counts[name] for name in ("pending", "pending_bytes", "quarantined", "dead_letters", "last_ack")},
+            **{name: counts[name] for name in ("pending", "pending_bytes", "oldest_pending", "quarantined", "dead_letters", "last_ack")},
             "sources": sources,
         }
 

@@ -53,9 +53,9 @@ CREATE TABLE quarantine(
 """
 
 
-def connect(path: str, uri_mode: str = "rwc") -> sqlite3.Connection:
+def connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        "file:%s?mode=%s" % (quote(path), uri_mode),
+        "file:%s?mode=rwc" % quote(path),
         uri=True,
         timeout=_BUSY_TIMEOUT_S,
         isolation_level=None,

@@ -11,6 +11,7 @@ ciphertext only; ``clawmetry archive`` lists, decrypts to the terminal, and forw
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Optional
 from urllib.parse import quote
 
+from .. import peek
 from ..errors import ConfigError, StateError
 from . import Outcome, Verdict
 
+FILE = "archive.db"
 FORMAT = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS envelope(
@@ -45,11 +48,16 @@ class Stored:
 class Archive:
     """A Target on local disk, and the reader of it."""
 
-    def __init__(self, directory: str, *, create: bool = True) -> None:
+    def __init__(self, directory: str, *, create: bool = True, read_only: bool = False) -> None:
         self.url = "file://" + directory
-        self.path = os.path.join(directory, "archive.db")
+        self.path = os.path.join(directory, FILE)
         if not create and not os.path.exists(self.path):
             raise ConfigError("no archive here yet", where=self.path, next_step="clawmetry sync")
+        if read_only:
+            with self._usable():
+                self._db = peek.open_to_read(self.path)
+                self._known_format()
+            return
         previous = os.umask(0o077)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -65,17 +73,30 @@ class Archive:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA cache_size=-1024")
-            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-            if version > FORMAT:
-                raise StateError("the archive was written by a newer clawmetry", where=self.path, next_step="install the newer release")
+            self._known_format()
             self._db.execute(_SCHEMA)
             self._db.execute("PRAGMA user_version=%d" % FORMAT)
         except OSError as exc:
             raise ConfigError("cannot make the archive", where=directory, cause=os.strerror(exc.errno or 0)) from exc
         except sqlite3.DatabaseError as exc:
-            raise StateError("the archive cannot be used", where=self.path, cause=str(exc)) from exc
+            raise self._unusable(exc) from exc
         finally:
             os.umask(previous)
+
+    def _known_format(self) -> None:
+        if int(self._db.execute("PRAGMA user_version").fetchone()[0]) > FORMAT:
+            raise StateError("the archive was written by a newer clawmetry", where=self.path, next_step="install the newer release")
+
+    def _unusable(self, exc: sqlite3.Error) -> StateError:
+        step = "move it away to start a new one (what is in it is not sent again), or restore it"
+        return StateError("the archive cannot be used", where=self.path, cause=str(exc), next_step=step)
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise self._unusable(exc) from exc
 
     def close(self) -> None:
         self._db.close()
@@ -98,20 +119,22 @@ class Archive:
 
     def summary(self) -> list[tuple[str, int, int, float, float]]:
         """Return (endpoint, envelopes, bytes, oldest, newest) of what is kept."""
-        rows = self._db.execute(
-            "SELECT endpoint, count(*), sum(length(payload)), min(at), max(at) FROM envelope GROUP BY endpoint ORDER BY endpoint"
-        )
+        with self._usable():
+            rows = self._db.execute(
+                "SELECT endpoint, count(*), sum(length(payload)), min(at), max(at) FROM envelope GROUP BY endpoint ORDER BY endpoint"
+            ).fetchall()
         return [(str(row[0]), int(row[1]), int(row[2]), float(row[3]), float(row[4])) for row in rows]
 
     def envelopes(self, endpoint: Optional[str] = None, *, unpushed: bool = False) -> Iterator[Stored]:
         """Yield archived envelopes in the order they were stored."""
         last = -1
         while True:
-            rows = self._db.execute(
-                "SELECT id, key, endpoint, node_id, at, pushed, payload FROM envelope"
-                " WHERE id>? AND (? IS NULL OR endpoint=?) AND (NOT ? OR pushed IS NULL) ORDER BY id LIMIT 16",
-                (last, endpoint, endpoint, unpushed),
-            ).fetchall()
+            with self._usable():
+                rows = self._db.execute(
+                    "SELECT id, key, endpoint, node_id, at, pushed, payload FROM envelope"
+                    " WHERE id>? AND (? IS NULL OR endpoint=?) AND (NOT ? OR pushed IS NULL) ORDER BY id LIMIT 16",
+                    (last, endpoint, endpoint, unpushed),
+                ).fetchall()
             if not rows:
                 return
             for row in rows:
@@ -119,4 +142,5 @@ class Archive:
             last = rows[-1][0]
 
     def mark_pushed(self, stored: Stored) -> None:
-        self._db.execute("UPDATE envelope SET pushed=? WHERE id=?", (time.time(), stored.id))
+        with self._usable():
+            self._db.execute("UPDATE envelope SET pushed=? WHERE id=?", (time.time(), stored.id))

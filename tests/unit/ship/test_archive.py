@@ -66,6 +66,36 @@ def test_newer_and_damaged_archives_are_refused(tmp_path: Path) -> None:
         Archive(str(tmp_path / "archive"))
 
 
+def test_reading_makes_nothing_and_takes_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    archive = Archive(str(tmp_path / "archive"))
+    archive.deliver(wire.EVENTS, "n", "a", b"x")
+    seen = Archive(str(tmp_path / "archive"), create=False, read_only=True)
+    assert [stored.key for stored in seen.envelopes()] == ["a"]  # while it is being written
+    seen.close()
+    archive.close()
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "archive").iterdir())
+    seen = Archive(str(tmp_path / "archive"), create=False, read_only=True)
+    assert [stored.key for stored in seen.envelopes()] == ["a"] and seen.summary()[0][1] == 1
+    seen.close()
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "archive").iterdir()) == before
+
+
+def test_damage_further_on_is_told_when_it_is_met(tmp_path: Path) -> None:
+    archive = Archive(str(tmp_path / "archive"))
+    for number in range(40):
+        archive.deliver(wire.EVENTS, "n", "k%d" % number, b"x" * 5000)
+    archive.close()
+    path = tmp_path / "archive/archive.db"
+    data = bytearray(path.read_bytes())
+    data[32768:] = b"\xff" * (len(data) - 32768)
+    path.write_bytes(data)
+    archive = Archive(str(tmp_path / "archive"), create=False, read_only=True)
+    with pytest.raises(StateError, match="cannot be used") as caught:
+        list(archive.envelopes())
+    assert caught.value.next_step
+    archive.close()
+
+
 def test_full_disk_is_retried(tmp_path: Path) -> None:
     archive = Archive(str(tmp_path / "archive"))
     archive._db.execute("PRAGMA max_page_count=8")
