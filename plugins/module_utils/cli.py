@@ -285,6 +285,7 @@ def _status_down(settings: Settings, reason: str) -> dict[str, Any]:
             "oldest_pending_s": round(now - oldest, 3) if oldest else None,
         },
         "quarantined": kept.get("quarantined"),
+        "quarantine": kept.get("quarantine", []),
         "dead_letters": kept.get("dead_letters"),
         "sources": [shown_source(source, None, 0.0, now) for source in kept["sources"]],
     }

@@ -111,6 +111,8 @@ class Daemon:
         self.shipper = Shipper(
             Queue(settings.queue_path, check=False), self.target, sealer, self.node_id, self.log, heartbeat=self._heartbeat_body
         )
+        if self._registration is not None:
+            self.shipper.heed(self._registration)
         self.context = Context(self.queue, sealer, self.node_id, lambda: self.shipper.blob_gzip)
         self.sealer = sealer
         self.finder = Finder(settings, self.log)
@@ -122,8 +124,9 @@ class Daemon:
         hostname = self.host.hostname or "unknown-host"
         if registered == self.target.url and kept:
             self._registered = True
+            self._registration = None
             return kept
-        outcome = self.target.register(kept, hostname, self.host.machine_id_hash or "")
+        self._registration = outcome = self.target.register(kept, hostname, self.host.machine_id_hash or "")
         answered = (outcome.answer or {}).get("node_id")
         self._registered = outcome.verdict is Verdict.ACK
         if self._registered:
@@ -330,12 +333,12 @@ class Daemon:
 
         A registration that did not succeed at start is tried again here.
         """
-        if (
-            not self._registered
-            and self.target.register(self.node_id, self.host.hostname, self.host.machine_id_hash or "").verdict is Verdict.ACK
-        ):
-            self._registered = True
-            self.shipper.queue.set_meta("registered", self.target.url)
+        if not self._registered:
+            outcome = self.target.register(self.node_id, self.host.hostname, self.host.machine_id_hash or "")
+            self.shipper.heed(outcome)
+            if outcome.verdict is Verdict.ACK:
+                self._registered = True
+                self.shipper.queue.set_meta("registered", self.target.url)
         runtimes = self.finder.discovery.runtimes
         found = {runtime.name: runtime.present for runtime in runtimes}
         return {

@@ -95,7 +95,7 @@ def machine_id_hash(machine_id: str) -> Optional[str]:
     value = machine_id.strip()
     if not re.fullmatch(r"[0-9a-f]{32}", value):
         return None
-    return hmac.new(value.encode("ascii"), _APPLICATION, hashlib.sha256).hexdigest()
+    return hmac.new(value.encode("ascii"), _APPLICATION, hashlib.sha256).hexdigest()[:32]
 
 
 def root_mount(mountinfo: str) -> Optional[tuple[str, str]]:

@@ -112,7 +112,7 @@ ansible_facts:
             hostname: build-07
             os: linux
             arch: x86_64
-            machine_id_hash: 6f1c0d9a52b7e480
+            machine_id_hash: 6f1c0d9a52b7e4806f1c0d9a52b7e480
         runtimes:
           description: Presence of each runtime, with the evidence that was seen.
           returned: always

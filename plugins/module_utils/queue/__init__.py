@@ -50,11 +50,12 @@ class Queue(Cursors):
         try:
             with contextlib.closing(peek.open_to_read(path)) as queue.db:
                 counts = queue.counts()
-                sources = queue.source_status()
+                sources, quarantine = queue.source_status(), queue.quarantined()
         except DatabaseError as exc:
             return {"reason": "queue.db cannot be read: %s" % exc}
         return {
             **{name: counts[name] for name in ("pending", "pending_bytes", "oldest_pending", "quarantined", "dead_letters", "last_ack")},
+            "quarantine": quarantine,
             "sources": sources,
         }
 

@@ -127,13 +127,17 @@ def is_blank(line: bytes) -> bool:
     return not line or line.isspace()
 
 
+def _word(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) and 0 < len(value) <= 40 else None
+
+
 class Counts:
     """What a session's records add up to, for /ingest/sessions. Kept as JSON text in queue.db.
 
     Source of the fields: reference/clawmetry.md §1 "Session row", reference/openclaw.md §2.
     """
 
-    FIELDS = ("events", "bytes", "tokens", "cost", "models", "model", "started", "updated")
+    FIELDS = ("events", "bytes", "tokens", "cost", "models", "model", "started", "updated", "thinking", "end_reason")
 
     def __init__(self, text: str = "{}") -> None:
         kept = json.loads(text)
@@ -145,6 +149,8 @@ class Counts:
         self.model: Optional[str] = kept.get("model")
         self.started: Optional[str] = kept.get("started")
         self.updated: Optional[str] = kept.get("updated")
+        self.thinking: Optional[str] = kept.get("thinking")
+        self.end_reason: Optional[str] = kept.get("end_reason")
 
     def text(self) -> str:
         self.cost = round(self.cost, 8)
@@ -161,8 +167,13 @@ class Counts:
             self.updated = stamp
         message = record.get("message")
         if not isinstance(message, dict):
-            if record.get("type") == "model_change":
+            kind = record.get("type")
+            if kind == "model_change":
                 self._see_model(record.get("modelId"), 0)
+            elif kind == "thinking_level_change":
+                self.thinking = _word(record.get("thinkingLevel")) or self.thinking
+            elif kind == "session":
+                self.end_reason = _word(record.get("endReason"))
             return
         usage = message.get("usage")
         if not isinstance(usage, dict):

@@ -76,7 +76,7 @@ class Shipper:
         now = self._clock()
         if now - self._heartbeat_at >= HEARTBEAT_INTERVAL_S:
             self._heartbeat_at = now
-            self._read_answer(self.target.heartbeat(self._heartbeat()))
+            self.heed(self.target.heartbeat(self._heartbeat()))
         if not self._sync_allowed:
             self._set("paused", "the ingest answered sync_allowed=false")
             return self._until_heartbeat()
@@ -86,7 +86,7 @@ class Shipper:
         if row is None:
             return self._until_heartbeat()
         outcome = self.target.deliver(row.endpoint, self._node_id, row.key, row.payload)
-        self._read_answer(outcome)
+        self.heed(outcome)
         return self._settle(row, outcome)
 
     @property
@@ -145,7 +145,7 @@ class Shipper:
         self.queue.dead_letter(row, reason)
         self._log("error", "dead-letter", endpoint=row.endpoint, key=row.key, records=row.records, reason=reason)
 
-    def _read_answer(self, outcome: Outcome) -> None:
+    def heed(self, outcome: Outcome) -> None:
         """Take in what any answer may carry: caps.blob_gzip and sync_allowed. Anything else is ignored."""
         answer = outcome.answer
         if answer is None or outcome.verdict is not Verdict.ACK:

@@ -27,6 +27,7 @@ def session_row(stored: SessionRow, entries: Mapping[str, index.Entry], sandbox:
     session = stored.session.decode("utf-8", "backslashreplace")
     entry = entries.get(session)
     key = index.public_key(entry.key, sealer.pseudonym) if entry is not None else None
+    status = "completed" if counts.end_reason else _status(counts.updated)
     title = None
     if entry is not None and entry.title:
         title = to_blob(sealer.seal(wire.dumps({"display_name": entry.title}))).decode("ascii")
@@ -37,10 +38,13 @@ def session_row(stored: SessionRow, entries: Mapping[str, index.Entry], sandbox:
         "session_key": key,
         "channel": shown(entry.channel) if entry is not None and entry.channel else None,
         "chat_type": shown(entry.chat_type) if entry is not None and entry.chat_type else None,
-        "status": _status(counts.updated),
+        "status": status,
+        "ended_at": counts.updated if status in ("ended", "completed") else None,
+        "end_reason": counts.end_reason,
         "model": counts.main_model,
         "recent_model": counts.model,
         "runtime": "openclaw",
+        "thinking_level": counts.thinking,
         "total_tokens": counts.tokens,
         "total_cost": counts.cost,
         "started_at": counts.started,

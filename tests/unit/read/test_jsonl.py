@@ -146,6 +146,7 @@ def test_counts_of_a_session() -> None:
     usage = {"totalTokens": 100, "cost": {"total": 0.5}}
     for record in (
         {"type": "session", "timestamp": "2026-11-21T10:00:00Z"},
+        {"type": "thinking_level_change", "thinkingLevel": "high"},
         {"type": "model_change", "modelId": "small-1", "timestamp": "2026-11-21T10:00:01Z"},
         {"type": "message", "message": {"role": "assistant", "model": "big-1", "usage": usage}, "timestamp": "2026-11-21T10:00:02Z"},
         {"type": "message", "message": {"role": "assistant", "model": "gateway-injected", "usage": {}}},
@@ -154,6 +155,15 @@ def test_counts_of_a_session() -> None:
         counts.add(record, 1)
     assert (counts.tokens, counts.cost, counts.model, counts.main_model) == (103, 0.5, "small-1", "big-1")
     assert (counts.started, counts.updated) == ("2026-11-21T10:00:00Z", "2026-11-21T10:00:02Z")
+    assert (counts.thinking, counts.end_reason) == ("high", None)
+
+
+def test_counts_note_why_a_session_ended() -> None:
+    counts = jsonl.Counts()
+    counts.add({"type": "session", "endReason": "idle"}, 1)
+    assert jsonl.Counts(counts.text()).end_reason == "idle"
+    counts.add({"type": "thinking_level_change", "thinkingLevel": ["high"]}, 1)
+    assert counts.thinking is None
 
 
 @pytest.mark.parametrize("tokens", [-1, 1 << 50, "5", None, 1.5])
