@@ -183,6 +183,10 @@ class Ingest:
             self._server = None
 
     @property
+    def listening(self) -> bool:
+        return self._server is not None
+
+    @property
     def url(self) -> str:
         return "%s://%s:%d" % ("https" if self.certificates else "http", self.host, self.port)
 
