@@ -71,6 +71,28 @@ def test_r15_poison_is_quarantined_once(tmp_path: Path) -> None:
         node.no_more(0)
 
 
+def test_r15_poison_of_a_replaced_file_is_quarantined_once(tmp_path: Path) -> None:
+    """Repaired, compacted or copied over itself: the same bad line in a new file, and in the next life, is the same bad line."""
+    with Ingest() as ingest:
+        node = Node(tmp_path, ingest)
+        node.append("one", 3)
+        node.write("one", b"not json\n")
+        node.daemon.start()
+        for _number in range(3):
+            copy = node.path("one").with_name("one.jsonl.repair-77-1795000000000.tmp")
+            copy.write_bytes(node.path("one").read_bytes() + b"".join(node.lines("one", 2)))
+            copy.rename(node.path("one"))
+            node.arrived()
+        assert node.daemon.terminate() == 0
+        node.daemon.start()
+        node.append("one", 1)
+        node.arrived()
+        status = node.daemon.status()
+        node.no_more(0.3)
+        node.daemon.kill()
+        assert status["quarantined"] == 1 and len(quarantine(node)) == 1 and status["state"] == "ok"
+
+
 def test_r15_json_bombs_and_times_of_other_centuries_stop_nothing(tmp_path: Path) -> None:
     """What a hostile agent may write, beside a neighbour that must go on; then a 413 makes us take it all apart again."""
     bombs: list[bytes] = [

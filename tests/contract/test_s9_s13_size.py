@@ -20,7 +20,7 @@ import pytest
 from support.daemon import Daemon
 from support.decoder import decode_key, open_blob
 from support.ingest import EVENTS, KEY_TEXT, Fault, Ingest, canonical
-from support.node import until
+from support.node import Node, until
 from support.sandbox import STATE, Sandbox, openshell_0_0_72
 from support.tree import dumps, numbered
 
@@ -252,3 +252,22 @@ def test_s13_index_bombs(scene: Scene) -> None:
     scene.start()
     until(lambda: len(scene.of_hostile()) == len(INDEXES), 60, "transcripts beside the bombs")
     scene.all_fair(2)
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"%d\n"], ids=["records", "poison"])
+def test_s10_millions_of_tiny_lines(tmp_path: Path, line: bytes, record_property: Any) -> None:
+    """A megabyte holds half a million of them; what is kept of each must not add up."""
+    count = 400_000
+    with Ingest(keep_bodies=False, record=lambda event: "") as ingest:
+        node = Node(tmp_path, ingest)
+        node.write("tiny", b"".join(line % number if b"%" in line else line for number in range(count)))
+        node.daemon.start()
+        until(lambda: node.daemon.status()["sources"], 20, "source")
+        until(lambda: node.daemon.status()["sources"][0]["lag_bytes"] == 0, 90, "end of the file")
+        status, peak = node.daemon.status(), node.daemon.rss_kib()
+        disk = sum(path.stat().st_size for path in node.daemon.state_dir.iterdir() if path.is_file())
+        node.daemon.kill()
+        record_property("S10 %s" % line.decode().strip(), "peak RSS %d KiB, state %d bytes" % (peak, disk))
+        assert peak < MAX_RSS_KIB and disk < 32 << 20
+        assert status["quarantined"] == (count if b"%" in line else 0)
+        ingest.check()

@@ -17,7 +17,7 @@ from clawmetry_sync import peek
 from clawmetry_sync import queue as room
 from clawmetry_sync.errors import ConfigError, StateError
 from clawmetry_sync.model import Poison
-from clawmetry_sync.queue import InstanceLock, Queue, Sealed, SourceRow, idempotency_key, prepare_state_dir
+from clawmetry_sync.queue import InstanceLock, Queue, Sealed, SourceRow, cursors, idempotency_key, prepare_state_dir
 
 EVENTS = "/ingest/events"
 BOX = "bare:/home/someone/.openclaw"
@@ -189,6 +189,17 @@ def test_only_a_sandbox_long_gone_is_forgotten(queue: Queue) -> None:
     assert queue.sources(BOX, b"main")
     assert queue.forget_sandboxes([], now + 8 * day, 7 * day) == 1
     assert queue.sources(BOX, b"main") == {} and queue.sent_hashes(row.session, 10) == []
+
+
+def test_r24_hashes_that_are_never_asked_for_again_go(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "MAX_HASHES", 10)
+    monkeypatch.setattr(cursors, "_LOOK_EVERY", 8)
+    row = read(queue, b"one", 7)
+    for number in range(40):
+        row.records += 4
+        read(queue, b"one", 7, row=row, hashes=b"%08d" % number * 4)
+    runs = queue.sent_hashes(row.session, 1000)
+    assert runs[0] == b"00000039" * 4 and 3 <= len(runs) <= 5
 
 
 def test_r24_file_gives_pages_back(queue: Queue, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from clawmetry_sync import wire
 from clawmetry_sync.errors import StateError
 from clawmetry_sync.model import HomePlace, Sandbox
-from clawmetry_sync.queue import Queue
+from clawmetry_sync.queue import Queue, cursors
 from clawmetry_sync.read import routes, tail
 from clawmetry_sync.seal import Sealer
 from clawmetry_sync.sync import Context, SandboxSync
@@ -355,3 +355,103 @@ def test_gone_files_are_forgotten_after_an_hour(bench: Bench) -> None:
         bench.sync.scan()
     names = {source["file"]: source for source in bench.queue.source_status()}
     assert set(names) == {"two.jsonl"}
+
+
+# -- bounded, whatever is in the file ---------------------------------------------------------------------------------------
+
+
+def test_r15_poison_of_a_replaced_file_is_put_aside_once(bench: Bench) -> None:
+    path = bench.sessions / "one.jsonl"
+    path.write_bytes(b"not json\n" + dumps(numbered(0)))
+    bench.read()
+    for number in range(3):
+        copy = bench.sessions / "copy.tmp"
+        copy.write_bytes(path.read_bytes() + dumps(numbered(number + 1)))
+        copy.rename(path)
+        bench.read()
+    assert bench.numbers() == [0, 1, 2, 3]
+    assert bench.queue.counts()["quarantined"] == 1 and len(bench.queue.quarantined()) == 1
+    # Its first file is forgotten: the entry stays with the session, and goes with it.
+    ids = [source["id"] for source in bench.queue.source_status()]
+    assert len(ids) > 1, "a file system that gives a freed inode out again makes two of them, others four"
+    for number, source in enumerate(ids):
+        bench.queue.db.execute("DELETE FROM outbox")
+        bench.queue.forget_sources([source])
+        assert bench.queue.counts()["quarantined"] == len(bench.queue.quarantined()) == (1 if number < len(ids) - 1 else 0)
+
+
+def test_s10_lines_of_two_bytes_are_taken_some_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "WINDOW_LINES", 7)
+    monkeypatch.setattr(tail, "TURN_LINES", 20)
+    bench.write("one.jsonl", *range(100))
+    assert bench.read() >= 5
+    assert bench.numbers() == list(range(100))
+
+
+def test_poison_without_end_is_counted_not_listed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "MAX_QUARANTINE", 10)
+    path = bench.sessions / "one.jsonl"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(25)))
+    bench.read()
+    with open(path, "ab") as stream:
+        stream.write(b"".join(b"%d\n" % number for number in range(25, 40)))
+    bench.read()
+    assert bench.queue.counts()["quarantined"] == 40 and len(bench.queue.quarantined()) == 11
+    (source,) = bench.queue.source_status()
+    assert source["quarantined"] == 40
+
+
+def test_second_reading_may_take_as_long_as_it_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour passes between two turns, as in an outage with a full queue: what was sent is left out to the very end."""
+    monkeypatch.setattr(tail, "WINDOW_LINES", 10)
+    monkeypatch.setattr(tail, "TURN_LINES", 10)
+    bench.write("one.jsonl", *range(100))
+    bench.read()
+    bench.write("one.jsonl", 1000, *range(100), 1001, mode="wb")
+    while found := bench.sync.scan():
+        bench.now += 3600
+        for item in found:
+            bench.sync.turn(*item)
+        bench.restart()
+    assert bench.numbers() == [*range(100), 1000, 1001]
+
+
+def test_writer_that_pauses_in_the_middle_of_a_rewrite_repeats_nothing(bench: Bench) -> None:
+    """Nine minutes between its pieces, for hours; in the end the comparison is over, and a line may repeat itself."""
+    bench.write("one.jsonl", *range(30))
+    bench.read()
+    bench.write("one.jsonl", 1000, mode="wb")
+    for number in range(29):
+        bench.read()
+        bench.now += 540
+        bench.write("one.jsonl", number)
+    bench.read()
+    assert bench.numbers() == [*range(30), 1000]
+    bench.now += 700
+    bench.write("one.jsonl", 2000)
+    bench.read()
+    bench.now += 1
+    bench.write("one.jsonl", 29)
+    bench.read()
+    assert bench.numbers() == [*range(30), 1000, 2000, 29]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_r10_inode_in_use_again_repeats_nothing_of_the_file_between(bench: Bench, restarted: bool) -> None:
+    """Replaced twice by a longer copy; the third file has the inode of the first, so its old cursor seems to fit."""
+    path = bench.sessions / "one.jsonl"
+    kept = bench.sessions / "kept"
+    bench.write("one.jsonl", 0, 1)
+    bench.read()
+    kept.hardlink_to(path)  # the first inode, at hand when it is wanted again
+    data = path.read_bytes()
+    copy = bench.sessions / "copy.tmp"
+    copy.write_bytes(data + dumps(numbered(2)))
+    copy.rename(path)
+    bench.read()
+    if restarted:
+        bench.restart()
+    kept.write_bytes(data + dumps(numbered(2)) + dumps(numbered(3)))
+    kept.rename(path)
+    bench.read()
+    assert bench.numbers() == [0, 1, 2, 3]

@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 
+# An entry without a hash stands for as many as its length says.
+_QUARANTINED = "coalesce(sum(CASE sha256 WHEN '' THEN length ELSE 1 END), 0)"
+
+
 class Queue(Cursors):
     """One connection to queue.db with all its tables, and what status shows of them."""
 
@@ -64,7 +68,7 @@ class Queue(Cursors):
         return {
             "pending": rows,
             "pending_bytes": size,
-            "quarantined": self.db.execute("SELECT count(*) FROM quarantine").fetchone()[0],
+            "quarantined": self.db.execute("SELECT %s FROM quarantine" % _QUARANTINED).fetchone()[0],
             "dead_letters": self.db.execute("SELECT count(*) FROM dead_letter").fetchone()[0],
             "oldest_pending": self.db.execute("SELECT min(created) FROM outbox").fetchone()[0],
             "last_ack": float(self.get_meta("last_ack") or 0) or None,
@@ -74,7 +78,8 @@ class Queue(Cursors):
         """Return one mapping per source, as ``clawmetry status --json`` shows them."""
         return self._mappings(
             "SELECT source.id, session.sandbox, session.agent, session.session, source.name AS file, generation, offset,"
-            " source.size, records, last_ack, (SELECT count(*) FROM quarantine WHERE quarantine.source=source.id) AS quarantined,"
+            " source.size, records, last_ack,"
+            " (SELECT " + _QUARANTINED + " FROM quarantine WHERE quarantine.source=source.id) AS quarantined,"
             " (SELECT min(created) FROM outbox WHERE outbox.source=source.id) AS oldest_pending,"
             " (SELECT count(*) FROM outbox WHERE outbox.source=source.id) AS pending"
             " FROM source JOIN session ON session.id=source.session ORDER BY session.sandbox, session.agent, session.session, source.name"

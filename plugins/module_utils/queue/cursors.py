@@ -12,8 +12,13 @@ import time
 from typing import Optional, Sequence
 
 from ..model import Poison
+from ..read.sent import HASH_BYTES, MAX_HASHES
 from .outbox import Outbox
 from .rows import Sealed, SourceRow
+
+# Of one source; more are counted and not listed: what a sandbox writes must not fill our disk.
+MAX_QUARANTINE = 1000
+_LOOK_EVERY = 100_000  # records of a source
 
 
 class Cursors(Outbox):
@@ -85,14 +90,43 @@ class Cursors(Outbox):
                 self._insert(batch, row.id, now)
             if hashes:
                 self.db.execute("INSERT INTO sent_hashes(session, hashes) VALUES(?,?)", (row.session, hashes))
-            for bad in poison:
-                self.db.execute(
-                    "INSERT OR IGNORE INTO quarantine(source, generation, offset, length, sha256, reason, at) VALUES(?,?,?,?,?,?,?)",
-                    (row.id, row.generation, bad.offset, bad.length, bad.sha256, bad.reason, now),
-                )
+                if row.records // _LOOK_EVERY != (row.records - len(hashes) // HASH_BYTES) // _LOOK_EVERY:
+                    self._drop_old_hashes(row.session)
+            if poison:
+                self._quarantine(row, poison, now)
             if stats is not None:
                 self.db.execute("UPDATE session SET stats=?, version=version+1 WHERE id=?", (stats, row.session))
             self._store_cursor(row)
+
+    def _quarantine(self, row: SourceRow, poison: Sequence[Poison], now: float) -> None:
+        """Note what could not be taken: once for its session, however often its file is replaced.
+
+        A source has room for so many entries; what is beyond is only counted, in the length of an entry without a hash.
+        """
+        room = MAX_QUARANTINE - int(self.db.execute("SELECT count(*) FROM quarantine WHERE source=?", (row.id,)).fetchone()[0])
+        beyond = 0
+        for bad in poison:
+            known = self.db.execute(
+                "SELECT 1 FROM source JOIN quarantine ON quarantine.source=source.id WHERE session=? AND sha256=? AND length=? LIMIT 1",
+                (row.session, bad.sha256, bad.length),
+            ).fetchone()
+            if known is not None:
+                continue
+            if room <= 0:
+                beyond += 1
+                continue
+            room -= 1
+            self.db.execute(
+                "INSERT INTO quarantine(source, generation, offset, length, sha256, reason, at) VALUES(?,?,?,?,?,?,?)",
+                (row.id, row.generation, bad.offset, bad.length, bad.sha256, bad.reason, now),
+            )
+        if beyond:
+            values = (beyond, now, row.id)
+            if not self.db.execute("UPDATE quarantine SET length=length+?, at=? WHERE source=? AND sha256=''", values).rowcount:
+                self.db.execute(
+                    "INSERT INTO quarantine(source, generation, offset, length, sha256, reason, at) VALUES(?,?,?,?,'',?,?)",
+                    (row.id, row.generation, row.offset, beyond, "as many more, only counted", now),
+                )
 
     def sent_hashes(self, session: int, most: int) -> list[bytes]:
         """Return the stored runs of 8-byte line hashes of a session, newest first, about MOST hashes at the most."""
@@ -105,6 +139,15 @@ class Cursors(Outbox):
                 break
         return runs
 
+    def _drop_old_hashes(self, session: int) -> None:
+        """Let go of what sent_hashes() would never give out again."""
+        count = 0
+        for run, size in self.db.execute("SELECT id, length(hashes) FROM sent_hashes WHERE session=? ORDER BY id DESC", (session,)):
+            if count >= MAX_HASHES:
+                self.db.execute("DELETE FROM sent_hashes WHERE session=? AND id<=?", (session, run))
+                return
+            count += size // HASH_BYTES
+
     def stats(self, session: int) -> str:
         row = self.db.execute("SELECT stats FROM session WHERE id=?", (session,)).fetchone()
         return "{}" if row is None else str(row[0])
@@ -115,6 +158,15 @@ class Cursors(Outbox):
             for source in ids:
                 pending = self.db.execute("SELECT 1 FROM outbox WHERE source=? LIMIT 1", (source,)).fetchone()
                 if pending is None:
+                    # What was put aside of it stays with its session, for as long as that has another file.
+                    (other,) = self.db.execute(
+                        "SELECT max(other.id) FROM source JOIN source AS other ON other.session=source.session AND other.id<>source.id"
+                        " WHERE source.id=?",
+                        (source,),
+                    ).fetchone()
+                    if other is not None:
+                        self.db.execute("UPDATE OR IGNORE quarantine SET source=? WHERE source=?", (other, source))
+                    self.db.execute("DELETE FROM quarantine WHERE source=?", (source,))
                     self.db.execute("DELETE FROM source WHERE id=?", (source,))
             self.db.execute(
                 "DELETE FROM session WHERE sent_version>=version AND NOT EXISTS(SELECT 1 FROM source WHERE source.session=session.id)"
@@ -138,4 +190,6 @@ class Cursors(Outbox):
                 " (SELECT source FROM outbox WHERE source IS NOT NULL))",
                 (names, now - patience_s),
             )
+            if cursor.rowcount:
+                self.db.execute("DELETE FROM quarantine WHERE source NOT IN (SELECT id FROM source)")
         return int(cursor.rowcount)

@@ -31,6 +31,9 @@ MAX_BATCH_BYTES = 1 << 20
 # How much of one source may be handled before the others get their turn.
 TURN_BYTES = 4 << 20
 TURN_SCAN_BYTES = 64 << 20
+# As many lines at once, and as many in a turn about: lines of two bytes are not to fill our memory.
+WINDOW_LINES = 20_000
+TURN_LINES = 20_000
 
 
 @dataclass
@@ -110,7 +113,7 @@ def read_turn(
     """
     turn = Turn(row, [], [], b"", counts, False, None)
     hashes: list[bytes] = []
-    taken = 0
+    taken = count = 0
     last_line_end = b""
     began, passed = row.offset, row.marker
     head = b"" if began else _pread(fd, min(MARKER_BYTES, size), 0)
@@ -124,7 +127,7 @@ def read_turn(
             skip = None
             last_line_end = b"\n"
             continue
-        if taken >= TURN_BYTES:
+        if taken >= TURN_BYTES or count >= TURN_LINES:
             turn.more = True
             break
         data, used, whole_window = _window(fd, row.offset, size)
@@ -133,8 +136,10 @@ def read_turn(
                 break  # half a line: it waits for its newline, however long that takes
             skip = Skip(row.offset, row.offset, hashlib.sha256())
             continue
+        lines = data.split(b"\n", WINDOW_LINES)
+        used = len(data) - len(lines.pop())
         last_line_end = data[max(0, used - MARKER_BYTES) : used]
-        lines = data.split(b"\n")[:-1]
+        count += len(lines)
         del data  # a line of 8 MiB is not to be there twice
         take(spans(lines, row.offset), turn, hashes, sent)
         row.offset += used

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import ChainMap
+from collections import ChainMap, Counter
 from dataclasses import dataclass, field
 from typing import Callable, Mapping, Optional, Union
 
@@ -56,7 +56,7 @@ class File:
     signature: Optional[Signature] = None
     skip: Optional[tail.Skip] = None
     sent: Optional[SentLines] = None
-    reread_until: float = 0.0
+    reread_until: float = float("inf")  # until when repeated lines are still expected, once its end has been reached
     seen_at: float = 0.0
     changed_at: float = 0.0
     served_at: float = 0.0
@@ -77,8 +77,17 @@ class Agent:
     entries: Optional[dict[str, index.Entry]] = None
     index_signature: Optional[Signature] = None
     index_at: float = -1e9
+    scanned_at: float = -1e9
+    counted: tuple[float, set[bytes]] = (-1e9, set())
     named: dict[bytes, SourceRow] = field(default_factory=dict)  # only where files have no inode numbers
     database: Optional[Database] = None
+
+    def several(self, now: float) -> set[bytes]:
+        """Return the sessions that are known by more than one file; counted once per scan."""
+        if self.counted[0] != now:
+            count = Counter(session for session, _ino in self.files)
+            self.counted = (now, {session for session, files in count.items() if files > 1})
+        return self.counted[1]
 
     @property
     def index(self) -> Mapping[str, index.Entry]:

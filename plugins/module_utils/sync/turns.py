@@ -20,7 +20,7 @@ from .database import Database
 from .state import Agent, File, identified, signature_of
 from .watch import Watch
 
-# How long after a rewrite lines are still compared with what was sent: the writer may be half way.
+# How long after its last repeated line a rewritten file is still compared with what was sent: the writer may be half way.
 REREAD_GRACE_S = 600.0
 
 
@@ -88,7 +88,6 @@ class Turns(Watch):
         if row.offset and not tail.still_fits(fd, row, seen.st_size):
             self._new_generation(row)
             file.skip, file.sent = None, None
-            file.reread_until = now + REREAD_GRACE_S
         if file.skip is not None and file.skip.scanned > seen.st_size:
             file.skip = None
         if row.id == 0:
@@ -100,12 +99,14 @@ class Turns(Watch):
         if from_database > file.from_database:
             # The same events may be in both stores: from here on leave out what went from the other.
             file.from_database, file.sent, row.rereading = from_database, None, True
-            file.reread_until = now + REREAD_GRACE_S
-        sent = self._sent_lines(fd, file, now)
+        sent = self._sent_lines(fd, file)
+        left = sent.left if sent is not None else 0
         counts = Counts(self.context.queue.stats(row.session))
         row.dev = signature_of(seen)[1]
         before = row.offset
         turn = tail.read_turn(fd, row, seen.st_size, counts, sent, file.skip)
+        if sent is not None:
+            self._compared(file, turn.more, sent.left < left, now)
         row.size, row.mtime_ns, row.ctime_ns = signature_of(seen)[2:]
         if turn.more:
             row.mtime_ns = 0  # not "nothing changed" after a restart
@@ -156,7 +157,7 @@ class Turns(Watch):
         row.generation += 1
         row.offset, row.marker, row.rereading = 0, b"", True
 
-    def _sent_lines(self, fd: int, file: File, now: float) -> Optional[SentLines]:
+    def _sent_lines(self, fd: int, file: File) -> Optional[SentLines]:
         """Return what was sent of this session while its file is read a second time, None in the usual case."""
         row = file.row
         if not row.rereading:
@@ -164,12 +165,23 @@ class Turns(Watch):
             return None
         if file.sent is None:
             file.sent = SentLines(self.context.queue.sent_hashes(row.session, MAX_HASHES))
+            file.reread_until = float("inf")
             if row.offset:
                 tail.count_prefix(fd, row.offset, file.sent)
-            file.reread_until = file.reread_until or now + REREAD_GRACE_S
-        elif now > file.reread_until:
-            row.rereading, file.sent = False, None
         return file.sent
+
+    @staticmethod
+    def _compared(file: File, more: bool, repeated: bool, now: float) -> None:
+        """End the comparison when all that was sent has come by, or when nothing repeats any more for a while.
+
+        Time counts from the end of the file only: how long it takes to get there, with an outage in between, does not matter.
+        """
+        if file.sent is not None and not file.sent.left:
+            file.row.rereading, file.sent = False, None
+        elif more or repeated or file.reread_until == float("inf"):
+            file.reread_until = float("inf") if more else now + REREAD_GRACE_S
+        elif now > file.reread_until:
+            file.row.rereading, file.sent = False, None
 
     def _reload(self, agent: Agent, file: File, meaning: layout.SessionName) -> None:
         """Throw away a row that an abandoned turn has changed; the stored cursor is the truth."""

@@ -70,11 +70,14 @@ class Watch(Sealing):
         sessions: dict[bytes, int] = {}
         for session, (session_id, rows) in self.context.queue.sources(self.sandbox.uid, self._agent_key(place)).items():
             sessions[session] = session_id
+            names = [row.name for row in rows]
             for row in rows:
                 if row.ino == 0:
                     continue  # a cursor into the database: database.py
                 # What the last commit saw needs no second look while the file's identity says it is the same.
                 signature = (row.ino, row.dev, row.size, row.mtime_ns, row.ctime_ns) if row.mtime_ns else None
+                # Two of one name: it was replaced. The old one's inode may be in use again, for what the other one has sent.
+                row.rereading = row.rereading or names.count(row.name) > 1
                 files[(session, row.ino)] = File(row, signature, seen_at=self.context.clock())
         agent = Agent(place, files, sessions, [])
         agent.database = self._database(agent)
@@ -152,6 +155,7 @@ class Watch(Sealing):
                             busy.add(meaning.session)
                             changed.append((agent, found, name, meaning))
                 self.problems.pop(shown(agent.place.sessions), None)
+                agent.scanned_at = now
             except FileNotFoundError:
                 if not self.ended:
                     agent.listing = []
@@ -193,6 +197,9 @@ class Watch(Sealing):
         key = (meaning.session, signature[0])
         known = agent.files.get(key)
         if known is not None:
+            if known.seen_at < agent.scanned_at and meaning.session in agent.several(now):
+                # It was gone: an inode in use again may go on with what another file of the session has sent meanwhile.
+                known.row.rereading, known.sent = True, None
             known.seen_at, known.size, known.row.name = now, seen.st_size, name
             if known.signature == signature:
                 return None
