@@ -97,20 +97,46 @@ build_sandbox() {
     import_image "$root" "$cuda_image" "$idle" "LABEL $label=cuda"
 }
 
-# bootstrap CODENAME PACKAGES ARCHIVE: a distribution with systemd as a tar file, kept for next time
-bootstrap() {
-    local codename=$1 packages=$2 archive=$3 root=$work/$1 mirror components=main unit
-    if [ -s "$archive" ]; then return; fi
-    # The mirror is whichever this machine is configured to use.
+# archive_of CODENAME: sets mirror, components and keyring
+archive_of() {
+    local distribution=$own_id elsewhere=http://deb.debian.org/debian deb=$work/keyring.deb
+    case $1 in
+    bookworm | trixie) distribution=debian ;;
+    noble) distribution=ubuntu ;;
+    esac
+    components=main
+    if [ "$distribution" = ubuntu ]; then
+        components=main,universe elsewhere=http://archive.ubuntu.com/ubuntu
+        [ "$(dpkg --print-architecture)" = amd64 ] || elsewhere=http://ports.ubuntu.com/ubuntu-ports
+    fi
+    # The mirror is whichever this machine is configured to use, or else the distribution's own.
     # shellcheck disable=SC2016 # these are apt's fields, not the shell's
     mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
-        awk -v c="$own" '($1 == "Debian" || $1 == "Ubuntu") && $2 == c {print $3; exit}')
-    [ -n "$mirror" ] || die "no Debian or Ubuntu mirror for $own in the apt sources. Next: apt-get update"
-    [ "$distribution" != ubuntu ] || components=main,universe
+        awk -v d="$distribution" -v c="$own" 'tolower($1) == d && $2 == c {print $3; exit}')
+    mirror=${mirror:-$elsewhere}
+    keyring=/usr/share/keyrings/$distribution-archive-keyring.gpg
+    if [ -e "$keyring" ]; then return; fi
+    [ "$distribution" = ubuntu ] || die "no $keyring. Next: apt-get install debian-archive-keyring"
+    # Debian has no package of Ubuntu's keys. They come from where they sign the packages, and are known by their hash.
+    wget -q -O "$deb" "$mirror/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb" ||
+        die "no keys of Ubuntu from $mirror. Next: the network, or a keyring as $keyring"
+    echo "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8  $deb" | sha256sum --check --quiet >&2 ||
+        die "the keys that $mirror gave are not those of Ubuntu, and are not used"
+    dpkg-deb --extract "$deb" "$work/keys"
+    keyring=$work/keys$keyring
+}
+
+# bootstrap CODENAME PACKAGES ARCHIVE: a distribution with systemd as a tar file, kept for next time
+bootstrap() {
+    local codename=$1 packages=$2 archive=$3 root=$work/$1 mirror components keyring recipe=() unit
+    if [ -s "$archive" ]; then return; fi
+    archive_of "$codename"
+    # Debian's debootstrap may not know this release yet; one recipe does for all of Ubuntu.
+    [ "$codename" != noble ] || recipe=(/usr/share/debootstrap/scripts/gutsy)
     say "Fetching $codename, two or three minutes"
-    debootstrap --variant=minbase --keyring="/usr/share/keyrings/$distribution-archive-keyring.gpg" --components="$components" \
+    debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
         --include="systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,$packages" \
-        "$codename" "$root" "$mirror" >"$cache/debootstrap.log" 2>&1 </dev/null ||
+        "$codename" "$root" "$mirror" "${recipe[@]}" >"$cache/debootstrap.log" 2>&1 </dev/null ||
         die "debootstrap failed. Next: tail $cache/debootstrap.log"
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
     : >"$root/etc/machine-id"
@@ -138,9 +164,9 @@ build_host() {
     import_host "$cache/host.tar" "$host_image"
 }
 
-# Hosts with sudo and no engine, for scripts/install.sh: the machine's own distribution, and the other Debian.
+# Hosts with sudo and no engine, for scripts/install.sh: the machine's own distribution, and the others that are supported.
 build_install() {
-    local id other=trixie
+    local id codename
     if ! has_image "$install_image:$own"; then
         say "Building $install_image:$own"
         mkdir -p "$work/sudo"
@@ -152,16 +178,12 @@ build_install() {
         docker commit --change 'CMD ["/lib/systemd/systemd"]' --change "LABEL $label=install" "$id" "$install_image:$own" >/dev/null
         docker rm -v "$id" >/dev/null
     fi
-    case $own in
-    bookworm) ;;
-    trixie) other=bookworm ;;
-    *) return ;;
-    esac
-    if ! has_image "$install_image:$other"; then
-        say "Building $install_image:$other"
-        bootstrap "$other" sudo "$cache/install-$other.tar"
-        import_host "$cache/install-$other.tar" "$install_image:$other"
-    fi
+    for codename in bookworm trixie noble; do
+        if has_image "$install_image:$codename"; then continue; fi
+        say "Building $install_image:$codename"
+        bootstrap "$codename" sudo "$cache/install-$codename.tar"
+        import_host "$cache/install-$codename.tar" "$install_image:$codename"
+    done
 }
 
 # The label tells the process of the run it belongs to, 1 for a pytest started by hand. Runs may go on side by side:
@@ -190,7 +212,7 @@ images() {
     trap 'rm -rf --one-file-system "$work"' EXIT
     build_sandbox
     # shellcheck disable=SC1091
-    distribution=$(. /etc/os-release && echo "$ID") own=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    own_id=$(. /etc/os-release && echo "$ID") own=$(. /etc/os-release && echo "$VERSION_CODENAME")
     build_host
     build_install
 }
@@ -211,7 +233,7 @@ clean)
     if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$host_image" \
         "$install_image:bookworm" "$install_image:trixie" "$install_image:noble" >/dev/null 2>&1 || true; fi
     stop_engine
-    rm -rf --one-file-system "$engine_dir" "$cache"/{host,install-bookworm,install-trixie}.tar "$cache/tmp"
+    rm -rf --one-file-system "$engine_dir" "$cache"/{host,install-bookworm,install-trixie,install-noble}.tar "$cache/tmp"
     ;;
 *) die "usage: engine.sh up|images|sweep|down|clean" ;;
 esac
