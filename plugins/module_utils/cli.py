@@ -21,7 +21,7 @@ from .daemon import Daemon, make_target, shown_source
 from .errors import ClawmetryError, ConfigError, StateError
 from .log import LEVELS, Log
 from .notify import Notifier
-from .queue import Queue
+from .queue import Queue, end_holder
 from .seal import Sealer, is_passphrase, new_key, parse_key
 from .terminal import drop, flush, line, note
 from .version import VERSION
@@ -49,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     sync = verb("sync", "one pass to the end of everything readable, until stored or acknowledged", as_json=True)
     sync.add_argument("--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="give up after this long (default: 600)")
     verb("snapshot", "what this host is; reads only", as_json=True)
+    ending = verb("stop", "end the daemon that runs with this configuration, and wait until it has")
+    ending.add_argument("--timeout", type=float, default=15.0, metavar="SECONDS", help="kill it after this long (default: 15)")
     verb("status", "per source: offset, size, lag, last ack, retries, quarantined", as_json=True)
     checks = verb("doctor", "checks, each with what was seen and what to do", as_json=True)
     checks.add_argument("--deep", action="store_true", help="also ask runtimes whose answers are not free of side effects")
@@ -311,6 +313,13 @@ def _show_status(answer: dict[str, Any]) -> None:
         )
 
 
+def _stop(args: argparse.Namespace) -> int:
+    settings = load(args.config)
+    if not end_holder(settings.state_dir, args.timeout):
+        raise StateError("the running daemon does not end", where=settings.state_dir)
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     checks = doctor.run(args.config, os.environ, deep=args.deep)
     if args.json:
@@ -323,6 +332,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 _VERBS = {
     "run": _run,
+    "stop": _stop,
     "sync": _sync,
     "snapshot": _snapshot,
     "status": _status,

@@ -22,14 +22,15 @@ class ExecEngine(Engine):
     """An engine that may be told to run something."""
 
     @contextlib.contextmanager
-    def run(self, container_id: str, argv: Sequence[str], timeout_s: float) -> Iterator[Callable[[int], bytes]]:
+    def run(self, container_id: str, argv: Sequence[str], timeout_s: float, user: str = "") -> Iterator[Callable[[int], bytes]]:
         """Run ARGV in a container, without stdin or terminal; yield a reader of its stdout. Raises EngineError.
 
         What it writes to stderr is dropped; whether it went well has to be told from what it printed.
+        USER is a uid and gid as ``65534:65534``, by default the container's own.
         """
         if not CONTAINER_ID.fullmatch(container_id):
             raise EngineError("broken", "not a container id", where=shown(container_id))
-        asked = {"AttachStdin": False, "AttachStdout": True, "AttachStderr": True, "Tty": False, "Cmd": list(argv)}
+        asked = {"AttachStdin": False, "AttachStdout": True, "AttachStderr": True, "Tty": False, "Cmd": list(argv), "User": user}
         target = "/containers/%s/exec" % container_id
         with self._answered("POST", target, self._timeout_s, asked) as (answer, read):
             text = read(PIECE)

@@ -23,6 +23,7 @@ label=clawmetry-test
 # A recipe that changes gets a new number, so that an old cached image is not used.
 sandbox_image=clawmetry-test/sandbox:1
 host_image=clawmetry-test/host:1
+python_image=clawmetry-test/python-sandbox:1
 install_image=clawmetry-test/install # one tag for each distribution
 openclaw_image=ghcr.io/nvidia/openshell-community/sandboxes/openclaw:test
 cuda_image=nvidia/cuda:test
@@ -95,6 +96,42 @@ build_sandbox() {
     # The label gives each an id of its own, as images of different makers have.
     import_image "$root" "$openclaw_image" "$idle" "LABEL $label=openclaw"
     import_image "$root" "$cuda_image" "$idle" "LABEL $label=cuda"
+}
+
+# A sandbox with a Python, for a daemon inside it: the host image's interpreter with what it links to, and busybox.
+build_python_sandbox() {
+    if has_image "$python_image"; then return; fi
+    local root=$work/python busybox
+    busybox=$(command -v busybox) || die "busybox is missing. Next: scripts/test installs busybox-static"
+    say "Building $python_image"
+    mkdir -p "$root"
+    docker run --rm --label "$label=1" --network none -i "$host_image" python3 -I - <<'PACK' | tar --numeric-owner -C "$root" -x
+import glob, os, subprocess, sys, tarfile
+
+python = os.path.realpath("/usr/bin/python3")
+library = "/usr/lib/" + os.path.basename(python)
+linked = subprocess.check_output(["ldd", python, *glob.glob(library + "/lib-dynload/*.so")], text=True).split()
+wanted = {"/bin", "/lib", "/lib64", "/usr/bin/python3", python, library, "/etc/ld.so.cache"}
+for name in "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1":
+    linked += glob.glob("/lib/*/" + name)
+for word in linked:
+    if word.startswith("/") and not word.endswith(":"):
+        wanted |= {os.path.join(os.path.realpath(os.path.dirname(word)), os.path.basename(word)), os.path.realpath(word)}
+with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+    for path in sorted(path for path in wanted if os.path.lexists(path)):
+        archive.add(path, filter=lambda entry: None if entry.name.endswith(("/__pycache__", "/test")) else entry)
+PACK
+    cp "$busybox" "$root/usr/bin/busybox"
+    for applet in cat chmod chown cp env grep id kill ls mkdir mv ps rm sh sleep stat touch usleep; do ln -s busybox "$root/usr/bin/$applet"; done
+    mkdir -p "$root"/{dev,etc,opt/openshell/bin,proc,root,run,sandbox,sys,tmp}
+    printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'sandbox:x:998:998::/sandbox:/bin/sh' >"$root/etc/passwd"
+    printf '%s\n' 'root:x:0:' 'sandbox:x:998:' >"$root/etc/group"
+    chmod 1777 "$root/tmp"
+    chown 998:998 "$root/sandbox"
+    # Process 1 has OpenShell's name, and does nothing.
+    printf '%s\n' '#!/bin/sh' 'trap exit TERM' 'while :; do sleep 3600 & wait; done' >"$root/opt/openshell/bin/openshell-sandbox"
+    chmod 755 "$root/opt/openshell/bin/openshell-sandbox"
+    import_image "$root" "$python_image" 'CMD ["/opt/openshell/bin/openshell-sandbox"]' "LABEL $label=python"
 }
 
 # archive_of CODENAME: sets mirror, components and keyring
@@ -214,6 +251,7 @@ images() {
     # shellcheck disable=SC1091
     own_id=$(. /etc/os-release && echo "$ID") own=$(. /etc/os-release && echo "$VERSION_CODENAME")
     build_host
+    build_python_sandbox
     build_install
 }
 
@@ -230,7 +268,7 @@ sweep) sweep ;;
 down) stop_engine ;;
 clean)
     sweep all
-    if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$host_image" \
+    if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$python_image" "$host_image" \
         "$install_image:bookworm" "$install_image:trixie" "$install_image:noble" >/dev/null 2>&1 || true; fi
     stop_engine
     rm -rf --one-file-system "$engine_dir" "$cache"/{host,install-bookworm,install-trixie,install-noble}.tar "$cache/tmp"

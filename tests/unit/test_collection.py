@@ -49,7 +49,7 @@ def documentation() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("role", ["daemon", "detect", "policy"])
+@pytest.mark.parametrize("role", ["daemon", "detect", "policy", "sandbox_daemon"])
 def test_defaults_and_argument_specs_are_the_same(role: str) -> None:
     defaults = load("roles/%s/defaults/main.yml" % role)
     options = load("roles/%s/meta/argument_specs.yml" % role)["argument_specs"]["main"]["options"]

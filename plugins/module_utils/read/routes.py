@@ -90,6 +90,12 @@ class HeldSandbox:
             return (), "SQLite is read by the installed release only", 0, 0.0
         return self._counter.sessions(path)
 
+    def __enter__(self) -> HeldSandbox:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._pinned is not None:
             self._pinned.close()
