@@ -25,6 +25,7 @@ sandbox_image=clawmetry-test/sandbox:1
 host_image=clawmetry-test/host:1
 python_image=clawmetry-test/python-sandbox:1
 install_image=clawmetry-test/install # one tag for each distribution
+supported=(bookworm trixie noble)
 openclaw_image=ghcr.io/nvidia/openshell-community/sandboxes/openclaw:test
 cuda_image=nvidia/cuda:test
 unset DOCKER_HOST DOCKER_CONTEXT # the tests use this machine's own engine and never a remote one
@@ -173,8 +174,8 @@ bootstrap() {
     say "Fetching $codename, two or three minutes"
     debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
         --include="systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,$packages" \
-        "$codename" "$root" "$mirror" "${recipe[@]}" >"$cache/debootstrap.log" 2>&1 </dev/null ||
-        die "debootstrap failed. Next: tail $cache/debootstrap.log"
+        "$codename" "$root" "$mirror" "${recipe[@]}" >"$cache/debootstrap-$codename.log" 2>&1 </dev/null ||
+        die "debootstrap failed. Next: tail $cache/debootstrap-$codename.log"
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
     : >"$root/etc/machine-id"
     for unit in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-timesyncd.service \
@@ -186,6 +187,23 @@ bootstrap() {
     rm -rf --one-file-system "$root"
 }
 
+# The distributions that are missing, side by side: each waits for its mirror and for dpkg most of the time.
+fetch() {
+    local codename job jobs=() extra=
+    if ! has_image "$host_image"; then
+        # Newer releases ship the client on its own.
+        if apt-cache show docker-cli >/dev/null 2>&1; then extra=,docker-cli; fi
+        bootstrap "$own" "iptables,docker.io$extra" "$cache/host.tar" &
+        jobs+=($!)
+    fi
+    for codename in "${supported[@]}"; do
+        if [ "$codename" = "$own" ] || has_image "$install_image:$codename"; then continue; fi
+        bootstrap "$codename" sudo "$cache/install-$codename.tar" &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do wait "$job" || exit; done
+}
+
 import_host() {
     docker import --change 'CMD ["/lib/systemd/systemd"]' --change 'ENV container=docker' --change "LABEL $label=host" "$1" "$2" >/dev/null
 }
@@ -193,11 +211,7 @@ import_host() {
 # The machine's own distribution with systemd and a Docker engine: a host to install the daemon on.
 build_host() {
     if has_image "$host_image"; then return; fi
-    local extra=
-    # Newer releases ship the client on its own.
-    if apt-cache show docker-cli >/dev/null 2>&1; then extra=,docker-cli; fi
     say "Building $host_image"
-    bootstrap "$own" "iptables,docker.io$extra" "$cache/host.tar"
     import_host "$cache/host.tar" "$host_image"
 }
 
@@ -215,10 +229,9 @@ build_install() {
         docker commit --change 'CMD ["/lib/systemd/systemd"]' --change "LABEL $label=install" "$id" "$install_image:$own" >/dev/null
         docker rm -v "$id" >/dev/null
     fi
-    for codename in bookworm trixie noble; do
+    for codename in "${supported[@]}"; do
         if has_image "$install_image:$codename"; then continue; fi
         say "Building $install_image:$codename"
-        bootstrap "$codename" sudo "$cache/install-$codename.tar"
         import_host "$cache/install-$codename.tar" "$install_image:$codename"
     done
 }
@@ -246,10 +259,11 @@ sweep() {
 images() {
     mkdir -p "$cache/tmp"
     work=$(mktemp -d "$cache/tmp/images.XXXXXX")
-    trap 'rm -rf --one-file-system "$work"' EXIT
+    trap 'jobs -p | xargs -r kill; rm -rf --one-file-system "$work"' EXIT
     build_sandbox
     # shellcheck disable=SC1091
     own_id=$(. /etc/os-release && echo "$ID") own=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    fetch
     build_host
     build_python_sandbox
     build_install
