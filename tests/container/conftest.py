@@ -17,6 +17,7 @@ import pytest
 
 from support.daemon import Daemon
 from support.ingest import Ingest
+from support.installhost import unpacked_collection
 from support.sandbox import docker
 
 MakeNode = Callable[..., Daemon]
@@ -28,6 +29,12 @@ def _engine() -> None:
         docker("image", "inspect", "clawmetry-test/sandbox:1", timeout_s=20)
     except (AssertionError, OSError) as exc:
         pytest.exit("no Docker engine with the images of the tests: %s. Next: tests/support/engine.sh up" % exc, 2)
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``support.installhost.host`` mounts."""
+    return unpacked_collection(tmp_path_factory.mktemp("artefact"))
 
 
 @pytest.fixture
