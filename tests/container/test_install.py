@@ -28,13 +28,17 @@ def test_root_tries_installs_upgrades_and_removes(collection: Path, codename: st
         assert "+ExecStart=" in dry.said, "a dry run shows the changes"
         assert machine.look() == before
 
-        first = machine.install("--offline", "/wheels")
+        first = machine.install("--offline", "/wheels", "--verbose")
         assert first.code == 0 and first.changed > 5, first.said
         assert "on the host" in first.said and "none that this user can see" in first.said
         assert machine.sh("systemctl is-active clawmetry; systemctl is-enabled clawmetry; clawmetry status | head -1").split() == [
             "active", "enabled", "ok",
         ]  # fmt: skip
+        # The key was made here: whoever installs never sees it.
         key = machine.sh("cat /etc/clawmetry/encryption_key")
+        shown = machine.sh("journalctl --no-pager --output=verbose; systemctl show clawmetry", check=False)
+        shown += machine.sh("clawmetry doctor; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null", check=False)
+        assert "clawmetry.service" in shown and key.rstrip("=\n") not in first.said + shown
 
         # The same packages are needed by the next release, so neither a network nor --offline.
         machine.sh("cp -r /clawmetry /srv/newer; sed -i 's/^VERSION = .*/VERSION = \"99.0.0\"/' /srv/newer/plugins/module_utils/version.py")

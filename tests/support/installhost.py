@@ -17,9 +17,9 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,11 +144,15 @@ def wheels(codename: str) -> Path:
     pins = b"".join((ROOT / name).read_bytes() for name in ("requirements/quickstart.txt", "roles/daemon/files/requirements.txt"))
     kept = CACHE / ("install-%s-%s" % (DISTRIBUTIONS[codename], hashlib.sha256(pins).hexdigest()[:16]))
     if not kept.exists():
-        fresh = kept.with_name(kept.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
         environment = {**os.environ, "PIP_PYTHON_VERSION": DISTRIBUTIONS[codename]}
-        subprocess.check_call([ROOT / "scripts/install.sh", "--make-offline", fresh], env=environment, stdin=subprocess.DEVNULL)
-        fresh.rename(kept)
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+            fresh = Path(directory) / "wheels"
+            subprocess.check_call([ROOT / "scripts/install.sh", "--make-offline", fresh], env=environment, stdin=subprocess.DEVNULL)
+            try:
+                fresh.rename(kept)
+            except OSError:
+                if not kept.exists():  # else another worker was faster, with the same packages
+                    raise
     return kept
 
 

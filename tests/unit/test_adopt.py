@@ -199,6 +199,22 @@ def test_damaged_home_is_refused(tmp_path: Path, name: str, text: str) -> None:
         node.adopt()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"api_key": "cm_canary", "encryption_key": "canary', '{"api_key": "cm canary", "node_id": "x"}', '{"api_key": "cm_canary\\u0007"}',
+     '{"api_key": "cm_canary\u00e4", "encryption_key": "canary\u0000"}', '{"endpoint": "http://ann:canary@127.0.0.1", "node_id": "x"}'],
+)  # fmt: skip
+def test_no_refusal_repeats_a_secret(tmp_path: Path, text: str) -> None:
+    node = Node(tmp_path)
+    (node.old / "config.json").write_text(text)
+    try:
+        said = json.dumps(node.adopt())
+        assert '"ok": false' in said
+    except ConfigError as exc:
+        said = "%s %r %s" % (exc, exc, exc.next_step)
+    assert "canary" not in said
+
+
 def test_links_and_fifos_in_the_home_are_refused(tmp_path: Path) -> None:
     node = Node(tmp_path)
     secret = tmp_path / "shadow"

@@ -201,6 +201,11 @@ echo "$*" >>calls
     play = {
         "hosts": "localhost",
         "gather_facts": False,
+        "vars": {
+            "clawmetry_daemon_api_key": "cm_canary",
+            "clawmetry_daemon_encryption_key": "canary=",
+            "clawmetry_daemon_proxy": "http://me:canary@p:1",
+        },
         "tasks": [
             {"ansible.builtin.set_fact": facts},
             {"ansible.builtin.include_role": role},
@@ -215,7 +220,7 @@ echo "$*" >>calls
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_HOME": str(tmp_path / "ansible"),
     }
-    argv = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", tmp_path / "play.json"]
+    argv = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", "-vvv", "--diff", tmp_path / "play.json"]
     argv += ["-e", "ansible_python_interpreter=" + sys.executable]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -225,7 +230,9 @@ echo "$*" >>calls
         "kickstart -k gui/501/com.clawmetry.sync-host",
         "bootout gui/501/com.clawmetry.sync-host",
     ]
-    assert plist.exists()
+    assert "+  <key>Label</key>" in done.stdout
+    for text in (done.stdout, done.stderr, plist.read_text(), (tmp_path / "calls").read_text()):
+        assert "canary" not in text, "a secret is shown, or handed to launchd"
 
 
 @pytest.mark.spawns
