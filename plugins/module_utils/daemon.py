@@ -27,7 +27,7 @@ from .finder import Finder
 from .log import Log
 from .model import Survey
 from .queue import InstanceLock, Queue, Sealed, idempotency_key, prepare_state_dir
-from .read import routes
+from .read import layout, routes
 from .seal import Sealer, parse_key
 from .ship import Target, Verdict
 from .ship.archive import Archive
@@ -292,7 +292,10 @@ class Daemon:
     # -- what goes out besides transcripts --------------------------------------------
 
     def enqueue_rows(self) -> None:
-        """Queue rows of changed sessions, some uploads at a time; the rest goes when those are acknowledged."""
+        """Queue rows of changed sessions, some uploads at a time; the rest goes when those are acknowledged.
+
+        NemoClaw's own warm-up of a sandbox is nobody's session and has none.
+        """
         for sync in self._syncs.values():
             sync.quiet_sessions()
         waiting = self.queue.waiting(wire.SESSIONS)
@@ -300,6 +303,10 @@ class Daemon:
             stored = self.queue.changed_sessions(wire.SESSION_ROWS_PER_POST)
             if not stored:
                 return
+            warm_ups = [item for item in stored if item.session.startswith(layout.WARMUP_PREFIX)]
+            if warm_ups:
+                self.queue.pass_rows(warm_ups)
+                continue
             rows = []
             for item in stored:
                 owner = self._syncs.get(item.sandbox)

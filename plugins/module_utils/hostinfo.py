@@ -55,6 +55,7 @@ class HostInfo:
     in_sandbox: Optional[bool] = None
     evidence: tuple[str, ...] = ()
     node_id: Optional[str] = None
+    in_chroot: Optional[bool] = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def gather(
     name = platform.system() if system is None else system
     in_container, evidence = container(root, name)
     in_sandbox, more = sandbox(root, os.environ if env is None else env, in_container)
+    in_chroot, why = chroot(root, name)
     return HostInfo(
         hostname=platform.node(),
         os=name.lower(),
@@ -84,8 +86,9 @@ def gather(
         python_version=platform.python_version(),
         machine_id_hash=machine_id_hash(_text(root, "/etc/machine-id")),
         in_container=in_container,
+        in_chroot=in_chroot,
         in_sandbox=in_sandbox,
-        evidence=evidence + more,
+        evidence=evidence + why + more,
         node_id=node_id,
     )
 
@@ -128,7 +131,7 @@ def container(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[s
     if os.path.exists(below(root, "/run/.containerenv")):
         inside.append("/run/.containerenv exists")
     manager = _text(root, "/run/systemd/container").strip()
-    if manager:
+    if manager and manager != "wsl":
         inside.append("/run/systemd/container says " + manager[:40])
     namespace = _link(root, "/proc/self/ns/pid")
     initial = namespace == INITIAL_PID_NAMESPACE
@@ -139,11 +142,35 @@ def container(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[s
         return True, tuple(inside + weak)
     if initial:
         return False, tuple(["initial pid namespace, no engine's mark on process 1"] + weak)
+    if _is_wsl(root, manager):
+        return False, tuple(["a WSL distribution: its pid namespace and systemd's word for it are WSL's own"] + weak)
     mount = root_mount(_text(root, "/proc/1/mountinfo"))
     if namespace is not None and weak and mount is not None and mount[0] == "overlay":
         return True, ("own pid namespace, overlay root and /.dockerenv together",)
     reason = "a pid namespace of its own, but no engine's mark" if namespace else "/proc does not tell the pid namespace"
     return None, tuple([reason] + weak)
+
+
+def _is_wsl(root: str, manager: str) -> bool:
+    """Microsoft's kernel, and what WSL itself puts into a distribution; a container on that kernel has only the first."""
+    kernel = _text(root, "/proc/sys/kernel/osrelease").lower()
+    return "microsoft" in kernel and (manager == "wsl" or os.path.isdir(below(root, "/run/WSL")) or "wsl2" not in kernel)
+
+
+def chroot(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[str, ...]]:
+    """Is our root another directory than that of the first process we see? None where that cannot be told."""
+    if system != "Linux":
+        return None, ()
+    ours = _text(root, "/proc/self/mountinfo")
+    if ours and root_mount(ours) is None:
+        return True, ("nothing is mounted on / as we see it: a chroot",)
+    try:
+        mine, first = os.stat(below(root, "/")), os.stat(below(root, "/proc/1/root/"))
+    except OSError:
+        return None, ()
+    if (mine.st_dev, mine.st_ino) == (first.st_dev, first.st_ino):
+        return False, ()
+    return True, ("/ is not what process 1 has as its root",)
 
 
 def sandbox(root: str, env: Mapping[str, str], in_container: Optional[bool]) -> tuple[Optional[bool], tuple[str, ...]]:

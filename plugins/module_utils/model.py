@@ -101,8 +101,8 @@ class Security:
 class Sandbox:
     """One sandbox as discovery merged it from registry, labels, CLI and /proc.
 
-    ``uid`` is its identity for cursors: "docker:<container id>", "podman:<container id>",
-    "podman:<uid>:<container id>" (rootless), "k3s:<container id>:<pod uid>", "bare:<state dir>",
+    ``uid`` is its identity for cursors: "docker:<container id>", "podman:<container id>", "docker:<uid>:<container id>"
+    and "podman:<uid>:<container id>" (a user's own engine), "k3s:<container id>:<pod uid>", "bare:<state dir>",
     "openshell:<gateway>:<workspace>:<id>" or "registry:<gateway>:<name>"; never a name or a label alone.
     """
 

@@ -57,6 +57,8 @@ def facts(host: HostInfo, discovery: Discovery, surveys: Mapping[str, Survey], s
     warnings = list(discovery.warnings)
     if host.in_sandbox:
         warnings.append("running inside a sandbox: its agent can read and change what the daemon keeps; install it on the host")
+    elif host.in_chroot and not host.in_container:
+        warnings.append("running in a chroot: users, homes and engine sockets outside of it are not seen")
     elif host.in_sandbox is None:
         warnings.append("could not tell whether this is a sandbox: " + "; ".join(host.evidence))
     result: dict[str, Any] = {

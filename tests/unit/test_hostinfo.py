@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,74 @@ def test_podman_s_mark_is_a_container(tmp_path: Path, mark: str) -> None:
 def test_docker_in_docker_host_is_a_container_but_no_sandbox(tmp_path: Path) -> None:
     root = make(tmp_path, mountinfo=OVERLAY2 + DOCKER_HOST.partition("\n")[2], namespace=OWN)
     assert inside(root) is True and hostinfo.sandbox(root, {}, True)[0] is False
+
+
+WSL2 = "5.15.167.4-microsoft-standard-WSL2\n"
+
+
+def on_kernel(root: str, release: str) -> str:
+    place = Path(root) / "proc/sys/kernel"
+    place.mkdir(parents=True)
+    (place / "osrelease").write_text(release)
+    return root
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_wsl_distribution_is_a_host(tmp_path: Path, systemd: bool) -> None:
+    """It has a pid namespace of its own, and its systemd calls it a container."""
+    root = on_kernel(make(tmp_path, namespace=OWN, files=(".dockerenv", "run/WSL/2_interop")), WSL2)
+    if systemd:
+        (tmp_path / "run/systemd").mkdir()
+        (tmp_path / "run/systemd/container").write_text("wsl\n")
+    host = hostinfo.gather(root=root, env={}, system="Linux")
+    assert host.in_container is False and host.in_sandbox is False and "WSL" in " ".join(host.evidence)
+
+
+def test_container_on_the_kernel_of_wsl_is_a_container(tmp_path: Path) -> None:
+    root = on_kernel(make(tmp_path, mountinfo=OVERLAY2, namespace=OWN, files=("run/WSL/2_interop",)), WSL2)
+    assert inside(root) is True
+    bare = on_kernel(make(tmp_path / "b", namespace=OWN), WSL2)
+    assert inside(bare) is None
+
+
+def test_first_wsl_is_a_host(tmp_path: Path) -> None:
+    assert inside(on_kernel(make(tmp_path, namespace=OWN), "4.4.0-19041-Microsoft\n")) is False
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "first", "expected"),
+    [
+        (PLAIN, "..", False),
+        (PLAIN, "elsewhere", True),
+        ("30 27 254:0 /srv/jail/proc /proc rw - proc proc rw\n", "..", True),
+        (PLAIN, "nothing", None),
+    ],
+)
+def test_chroot_is_told_by_what_lies_on_the_root(tmp_path: Path, mountinfo: str, first: str, expected: object) -> None:
+    root = make(tmp_path, mountinfo=mountinfo)
+    (tmp_path / "proc/elsewhere").mkdir()
+    (tmp_path / "proc/1/root").symlink_to(tmp_path if first == ".." else tmp_path / "proc" / first)
+    host = hostinfo.gather(root=root, env={}, system="Linux")
+    assert host.in_chroot is expected and host.in_container is False
+
+
+@pytest.mark.root
+@pytest.mark.spawns
+def test_real_chroot_is_seen_from_inside(tmp_path: Path) -> None:
+    """As the kernel shows it: /proc of the host, another root."""
+    child = os.fork()
+    if child == 0:
+        status = 9
+        try:
+            proc = os.open("/proc", os.O_RDONLY)
+            os.chroot(tmp_path)
+            os.chdir("/")
+            ours = os.readlink("self", dir_fd=proc)
+            with open(os.open("%s/mountinfo" % ours, os.O_RDONLY, dir_fd=proc)) as stream:
+                status = 0 if hostinfo.root_mount(stream.read()) is None else 1
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_pid_namespace_without_any_mark_is_unknown(tmp_path: Path) -> None:

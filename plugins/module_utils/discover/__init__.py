@@ -75,7 +75,7 @@ class Discoverer:
         scheme, separator, path = docker_host.partition("://")
         self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
         self._docker = docker.Finder(self._engine, self._only)
-        self._podmans = podman.Engines(root, self._engine, self._only, self._euid)
+        self._others = podman.Engines(root, self._engine, self._only, self._euid)
         self._pods = k3s.Pods(root, _kubectl() if may_exec else None)
         self._registries = nemoclaw.Registries()
         self._cli = openshellcli.Cli(self._lookups, runner, euid=self._euid)
@@ -88,8 +88,8 @@ class Discoverer:
         containers = docker.Containers()
         if self._enabled & _IN_CONTAINERS:
             containers = self._guarded("docker", containers, warnings, self._containers)
-            if "podman" in self._enabled:
-                containers = self._guarded("podman", containers, warnings, lambda: self._with_podman(containers, accounts))
+            if self._enabled & {"podman", "docker"}:
+                containers = self._guarded("podman", containers, warnings, lambda: self._with_others(containers, accounts))
             containers = self._guarded("k3s", containers, warnings, lambda: self._with_pods(containers))
             warnings += containers.warnings
         registries: list[nemoclaw.Found] = []
@@ -163,8 +163,9 @@ class Discoverer:
         labelled = tuple(box for box in containers.sandboxes if box.confirmed and self._enabled & {"nemoclaw", "openshell"})
         return replace(containers, sandboxes=labelled)
 
-    def _with_podman(self, containers: docker.Containers, accounts: Accounts) -> docker.Containers:
-        return self._podmans.add_to(containers, self._lookups.kept("podman sockets", lambda: podman.sockets(self._root, accounts)))
+    def _with_others(self, containers: docker.Containers, accounts: Accounts) -> docker.Containers:
+        found = self._lookups.kept("podman sockets", lambda: podman.sockets(self._root, accounts))
+        return self._others.add_to(containers, [socket for socket in found if socket.kind in self._enabled])
 
     def _with_pods(self, containers: docker.Containers) -> docker.Containers:
         pods, trouble = self._pods.find(containers.clusters)
@@ -212,11 +213,11 @@ class Discoverer:
         in_containers = [box for box in boxes if box.container is not None]
         labelled = [box for box in in_containers if box.confirmed]
         live = [box for box in labelled if any(text.startswith("registry ") for text in box.evidence)]
-        podman_host, podman_version = (self._engine.host, containers.version) if containers.podman else self._podmans.answering()
+        podman_host, podman_version = (self._engine.host, containers.version) if containers.podman else self._others.answering("podman")
         probes: dict[str, Callable[[], Runtime]] = {
             "nemoclaw": lambda: nemoclaw.probe(lookups=lookups, accounts=accounts, registries=registries, live=len(live)),
             "openshell": lambda: openshell.probe(lookups=lookups, accounts=accounts, gateways=containers.gateways, sandboxes=len(labelled)),
-            "docker": lambda: docker.probe(containers, host=self._engine.host, lookups=lookups),
+            "docker": lambda: docker.probe(containers, host=self._engine.host, lookups=lookups, other=self._others.answering("docker")),
             "podman": lambda: podman.probe(lookups=lookups, accounts=accounts, answered_by=podman_host, version=podman_version),
             "k3s": lambda: k3s.probe(lookups=lookups, gateways=containers.gateways),
             "openclaw": lambda: openclaw.probe(lookups=lookups, accounts=accounts, homes=bare, containers=in_containers),

@@ -29,6 +29,7 @@ MAX_KEPT = 256  # keys may name pids, which change
 VERSION_TIMEOUT_S = 5.0
 VERSION_CAP = 64 * 1024
 SYSTEM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin", "/opt/homebrew/bin")
+_HOME_DIRS = (".local/bin", ".npm-global/bin")
 _VERSION = re.compile(r"\bv?(\d{1,9}(?:\.\d{1,9}){1,3}(?:[-+.][0-9A-Za-z.-]{1,40})?)")
 _MAX_NODE_VERSIONS = 50
 
@@ -98,7 +99,7 @@ class Lookups:
     def _places(self, name: str, accounts: Sequence[Account]) -> list[_Place]:
         places: list[_Place] = [(directory + "/" + name, None) for directory in SYSTEM_DIRS]
         for account in accounts:
-            places.append((account.home + "/.local/bin/" + name, account))
+            places += [("%s/%s/%s" % (account.home, directory, name), account) for directory in _HOME_DIRS]
             places.extend((path + "/" + name, account) for path in self._node_dirs(account))
         return places
 

@@ -353,14 +353,21 @@ def reinspect(engine: Engine, place: ContainerPlace) -> Optional[ContainerPlace]
     return replace(place, pid=detail.pid, started_at=detail.started_at, running=detail.running)
 
 
-def probe(containers: Containers, *, host: str, lookups: Lookups) -> Runtime:
-    """Is Docker here? What the socket answered; absent, refusing us, and hanging are different answers."""
+def probe(
+    containers: Containers, *, host: str, lookups: Lookups, other: tuple[Optional[str], Optional[str]] = (None, None)
+) -> Runtime:
+    """Is Docker here? What the socket answered; absent, refusing us, and hanging are different answers.
+
+    ``other`` is a user's own Docker that answered: its socket and version.
+    """
     error = containers.error
     client = lookups.binary("docker", ask_version=False)
     daemon = lookups.binary("dockerd", ask_version=False)
     binary = daemon or client
     path = binary.path if binary else None
     evidence = ["binary " + found.path for found in (daemon, client) if found]
+    if other[0] is not None and (error is not None or containers.podman):
+        return Runtime("docker", True, other[1], path, None, ("%s answers" % shown(other[0]), *evidence))
     if error is None:
         if containers.podman:
             return Runtime("docker", False, None, path, None, ("%s is answered by Podman" % host, *evidence))

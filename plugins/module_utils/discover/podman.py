@@ -3,11 +3,13 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""Podman: its sockets, the system's and each user's own, asked as Docker's are: they answer the same requests.
+"""Engines beside the one ``docker_host`` names: Podman's sockets, the system's and each user's own, and users' Dockers.
 
-A rootless engine speaks for its user and nobody else. Its containers have identities of their own,
-its mounts are not followed, and what is read of them must belong to one of the user's ids
-(ContainerPlace.owner). Sources: podman-system-service(1), reference/openshell.md §2 B "Podman".
+Podman answers the same requests. A user's Docker is rootless, or runs in a virtual machine (Colima, Docker Desktop): then
+its containers are no processes here, and the archive route reads them. A user's engine speaks for that user and
+nobody else: its containers have identities of their own, its mounts are not followed, and what is read of them must
+belong to one of the user's ids (ContainerPlace.owner). Sources: podman-system-service(1), reference/openshell.md §2 B
+"Podman", reference/nemoclaw.md §1 "Platforms".
 """
 
 from __future__ import annotations
@@ -26,6 +28,14 @@ from .accounts import Accounts, below
 from .binaries import Lookups
 
 SYSTEM_SOCKET = "/run/podman/podman.sock"
+# Below a home; the rootless one is in the user's run-time directory.
+DOCKER_SOCKETS = (
+    ".colima/default/docker.sock",
+    ".config/colima/default/docker.sock",
+    ".colima/docker.sock",
+    ".docker/run/docker.sock",
+    ".docker/desktop/docker.sock",
+)
 # The service behind a socket is started by asking and ends when nobody does: not to be kept up by us.
 INTERVAL_S = 15.0
 TIMEOUT_S = 3.0
@@ -38,12 +48,17 @@ class Socket:
 
     path: str
     owner: Optional[int] = None
+    kind: str = "podman"  # podman | docker
 
 
 def sockets(root: str, accounts: Accounts) -> list[Socket]:
     """Return the API sockets that exist and belong to whom they should: the system's, and each known user's own."""
     places = [Socket(SYSTEM_SOCKET)]
-    places += [Socket("/run/user/%d/podman/podman.sock" % account.uid, account.uid) for account in accounts.known if account.uid]
+    for account in accounts.known:
+        if account.uid:
+            places.append(Socket("/run/user/%d/podman/podman.sock" % account.uid, account.uid))
+            paths = ["/run/user/%d/docker.sock" % account.uid, *("%s/%s" % (account.home, path) for path in DOCKER_SOCKETS)]
+            places += [Socket(path, account.uid, "docker") for path in paths]
     return [place for place in dict.fromkeys(places) if _is_socket_of(below(root, place.path), place.owner)][:MAX_SOCKETS]
 
 
@@ -57,7 +72,7 @@ def _is_socket_of(path: str, owner: Optional[int]) -> bool:
 
 
 class Engines:
-    """Asks every Podman of the host but the one that ``docker_host`` already names."""
+    """Asks every engine of the host but the one that ``docker_host`` already names."""
 
     def __init__(self, root: str, primary: Engine, only: Optional[str], euid: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root
@@ -69,7 +84,7 @@ class Engines:
         self._last: dict[Socket, tuple[float, docker.Containers]] = {}
 
     def add_to(self, containers: docker.Containers, found: Sequence[Socket]) -> docker.Containers:
-        """Return CONTAINERS with the sandboxes of the Podmans behind FOUND."""
+        """Return CONTAINERS with the sandboxes of the engines behind FOUND."""
         for gone in [socket for socket in self._finders if socket not in found]:
             del self._finders[gone]
             self._last.pop(gone, None)
@@ -89,10 +104,10 @@ class Engines:
             )
         return containers
 
-    def answering(self) -> tuple[Optional[str], Optional[str]]:
-        """Return (socket, version) of the first Podman that answered, (None, None) when none did."""
+    def answering(self, kind: str) -> tuple[Optional[str], Optional[str]]:
+        """Return (socket, version) of the first Podman or Docker that answered, (None, None) when none did."""
         for socket, (_when, answer) in self._last.items():
-            if answer.error is None:
+            if answer.error is None and answer.podman is (kind == "podman"):
                 return "unix://" + socket.path, answer.version
         return None, None
 
@@ -110,7 +125,7 @@ class Engines:
         if socket not in self._finders:
             # Rootless containers of our own user are as trustworthy as ourselves, and their files ours.
             owner = None if socket.owner == self._euid else socket.owner
-            prefix = "podman:" if socket.owner is None else "podman:%d:" % socket.owner
+            prefix = socket.kind + (":" if socket.owner is None else ":%d:" % socket.owner)
             engine = Engine("unix://" + below(self._root, socket.path), timeout_s=TIMEOUT_S)
             self._finders[socket] = docker.Finder(engine, self._only, self._clock, prefix=prefix, owner=owner)
         answer = self._finders[socket].find()
@@ -123,7 +138,7 @@ def probe(*, lookups: Lookups, accounts: Accounts, answered_by: Optional[str] = 
     binary = lookups.binary("podman", ask_version=False)
     evidence = ["binary " + binary.path] if binary else []
     found = lookups.kept("podman sockets", lambda: sockets(lookups.root, accounts))
-    evidence += ["socket " + socket.path for socket in found[:5]]
+    evidence += ["socket " + socket.path for socket in found if socket.kind == "podman"][:5]
     if answered_by:
         evidence.append("%s is answered by Podman" % shown(answered_by))
     present = bool(evidence)

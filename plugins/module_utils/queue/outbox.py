@@ -163,7 +163,15 @@ class Outbox(StateFile):
         """Queue an upload of session rows and note up to which version each is in it."""
         with self.transaction():
             self._insert(batch, None, time.time())
-            self.db.executemany("UPDATE session SET sent_version=? WHERE id=?", [(row.version, row.id) for row in rows])
+            self._note_rows(rows)
+
+    def pass_rows(self, rows: Sequence[SessionRow]) -> None:
+        """Note these rows as sent though they are not: nobody is to hear of them."""
+        with self.transaction():
+            self._note_rows(rows)
+
+    def _note_rows(self, rows: Sequence[SessionRow]) -> None:
+        self.db.executemany("UPDATE session SET sent_version=? WHERE id=?", [(row.version, row.id) for row in rows])
 
     def waiting(self, endpoint: str) -> int:
         """Return how many envelopes for ENDPOINT wait for an ack."""

@@ -72,6 +72,31 @@ def test_docker_and_podman_in_one_discovery() -> None:
     assert (runtimes["docker"], runtimes["podman"]) == (True, True)
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("path", [*("/home/alice/" + each for each in podman.DOCKER_SOCKETS), "/run/user/%d/docker.sock" % ALICE])
+def test_docker_of_a_user_where_the_system_has_none(path: str) -> None:
+    """Colima, Docker Desktop and rootless Docker; whose socket it is counts."""
+    with FakeEngine("docker-openshell-0.0.72.json") as fake:
+        fake.stop()
+        fake.socket.unlink()
+        (fake.root / "etc").mkdir()
+        (fake.root / "etc/passwd").write_text("alice:x:%d:%d::/home/alice:/bin/sh\n" % (ALICE, ALICE))
+        (fake.root / "home/alice").mkdir(parents=True)
+        with podman_at(fake.root, path, "docker-openshell-0.0.72.json") as theirs:
+            os.chown(theirs.socket, ALICE, ALICE)
+            found = Discoverer(root=str(fake.root), homes=["/home/alice"]).discover()
+            os.chown(theirs.socket, ALICE + 1, ALICE + 1)
+            nothing = Discoverer(root=str(fake.root), homes=["/home/alice"]).discover()
+    boxes = {box.name: box for box in found.sandboxes}
+    assert {"my-assistant", "researcher"} <= set(boxes) and boxes["my-assistant"].uid.startswith("docker:%d:" % ALICE)
+    place = boxes["my-assistant"].container
+    assert place is not None and place.engine == "unix://%s%s" % (fake.root, path) and place.owner == ALICE and place.mounts == ()
+    runtime = next(runtime for runtime in found.runtimes if runtime.name == "docker")
+    assert (runtime.present, runtime.version, runtime.evidence[0]) == (True, "28.2.2", "unix://%s answers" % path)
+    assert found.topology[1].details == (("kind", "docker"), ("version", "28.2.2"), ("running", True))
+    assert nothing.sandboxes == ()
+
+
 def test_the_primary_by_another_name_is_not_asked_twice() -> None:
     with FakeEngine("podman-openshell-0.0.72.json") as fake:
         (fake.root / "run/podman").mkdir(parents=True)
