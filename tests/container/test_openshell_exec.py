@@ -98,8 +98,9 @@ def test_it_is_read_to_the_end_and_goes_on_being_read(ingest: Ingest, node: Make
     assert ingest.duplicate_events == 0
     calls = elsewhere.calls()
     assert not [call for call in calls if call.startswith("WRITES")]
-    # One listing, one fetch for each file that changed, one question whether it still is the same sandbox.
+    # What just changed comes with the listing; nothing is asked for twice, and what is no file never.
     fetches = [call for call in calls if "/bin/tar" in call]
+    assert not [call for call in fetches if "later.jsonl" in call]
     assert len(fetches) == len(set(fetches)) and not [call for call in fetches if "link.jsonl" in call or "pipe.jsonl" in call]
 
     # Of another sandbox by that name nothing is taken for the old one's.

@@ -5,30 +5,37 @@
 
 """Route ``exec``: a sandbox's files as its own programs tell them. The last resort, and only when the operator allows it.
 
-One listing for each look, one ``tar`` for each file that changed; fixed argv, no terminal, no stdin,
-bounded in bytes and time; in a pod through the kubectl of its cluster's container. The programs are
+One call for each look: a listing, and behind it a ``tar`` of what has just changed and is small; what is large or was missed takes
+one more call each. Fixed argv, no terminal, no stdin, bounded in bytes and time; in a pod through the kubectl of its
+cluster's container. The programs are
 the sandbox's and may lie about everything in it: what they say is taken as the sandbox's word, which its
 transcripts are anyway, and never as a path of ours.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import stat
 import time
 from contextlib import AbstractContextManager
 from typing import Callable, Optional, Sequence
 
+from ..dockerapi import EngineError
 from ..dockerexec import ExecEngine
 from ..errors import Unreadable, shown
 from ..model import ContainerPlace
 from . import layout
 from .spool import Due, Seen, SpooledRoot, Tree
+from .tar import PIECE, TarReader
 
 INTERVAL_S = 10.0
 MAX_INTERVAL_S = 600.0
 LISTING_S = 10.0
 MAX_LISTING_BYTES = 8 << 20
+# What comes behind a listing is kept until the next.
+MAX_AHEAD_BYTES = 1 << 20
 
 # kubectl of the k3s in OpenShell's cluster container, and the container of a pod that the agent is in.
 KUBECTL = ("/bin/kubectl", "--kubeconfig=/etc/rancher/k3s/k3s.yaml", "--request-timeout=8s", "-n", "openshell")
@@ -38,20 +45,23 @@ CONTAINER = "agent"
 Run = Callable[[Sequence[str], float], AbstractContextManager[Callable[[int], bytes]]]
 
 _OTHERS = tuple(path for other in layout.OTHER_AGENTS for path in (other.place, *other.databases))
+_END = b"end-of-listing"
 # In one line: OpenShell took no line ends in arguments at first.
-_SCRIPT = (
-    "PATH=/usr/bin:/bin; "
-    "for base in %s; do "
-    'for state in "/$base/.openclaw" "/$base/.openclaw-data"; do '
-    'if [ -d "$state" ] && [ ! -h "$state" ]; then '
-    "find \"$state\" -maxdepth 4 '(' -path \"$state/agents/*\" -o -path \"$state/workspace*/*.md\" ')' "
-    "-exec stat -c '%%f %%s %%Y %%n' '{}' +; "
-    "fi; done; done; "
-    "stat -c '%%f %%s %%Y %%n' %s; "
-    "echo end-of-listing"
-) % (
-    " ".join(base.decode("ascii") for base in layout.BASES),
+_EACH = (
+    "for base in %s; do for state in /$base/.openclaw /$base/.openclaw-data; do "
+    "if [ -d $state ] && [ ! -h $state ]; then %%s; fi; done; done; "
+)
+_LIST = "find $state -maxdepth 4 '(' -path \"$state/agents/*\" -o -path \"$state/workspace*/*.md\" ')' -exec stat -c '%f %s %Y %n' '{}' +"
+_NEWS = (
+    "find $state -maxdepth 4 -type f '(' -path \"$state/agents/*/sessions/*.jsonl*\" -o -path \"$state/agents/*/sessions/sessions.json\" "
+    "-o -path \"$state/workspace*/*.md\" ')' ! -name '*.trajectory*' ! -name '*.lock' -mmin -1 -size -1024 -exec tar -c -f - '{}' +"
+)
+_LOOP = _EACH % " ".join(base.decode("ascii") for base in layout.BASES)
+_SCRIPT = "PATH=/usr/bin:/bin; %sstat -c '%%f %%s %%Y %%n' %s; echo %s; %secho" % (
+    _LOOP % _LIST,
     " ".join("/" + path.decode("ascii") for path in _OTHERS),
+    _END.decode("ascii"),
+    _LOOP % _NEWS,
 )
 _LINE = re.compile(rb"([0-9a-f]{1,8}) (\d{1,18}) (\d{1,12}) /([^\0]+)")
 _WANTED = re.compile(
@@ -68,7 +78,7 @@ def parse_listing(data: bytes) -> Tree:
     sandbox. Raises Unreadable when the listing did not come to its end.
     """
     lines = data.split(b"\n")
-    if b"end-of-listing" not in lines[-2:]:
+    if _END not in lines[-2:]:
         raise Unreadable("the sandbox's listing did not come to its end")
     seen: dict[bytes, Seen] = {}
     links: set[bytes] = set()
@@ -86,6 +96,31 @@ def parse_listing(data: bytes) -> Tree:
         for depth in range(1, len(parts)):
             seen.setdefault(b"/".join(parts[:depth]), Seen("dir"))
     return Tree({path: what for path, what in seen.items() if not any(path.startswith(link + b"/") for link in links)})
+
+
+def parse_news(data: bytes) -> dict[bytes, tuple[int, int, bytes]]:
+    """Return (size, time in seconds, content) by path of the files in the tar stream behind a listing, as far as it is whole."""
+    found: dict[bytes, tuple[int, int, bytes]] = {}
+    stream = io.BytesIO(data)
+    reader = TarReader(stream.read)
+    with contextlib.suppress(Unreadable):
+        while True:
+            entry = reader.next()
+            if entry is None:
+                break
+            content = b"".join(iter(lambda: reader.read(PIECE), b"")) if entry.kind == "file" else b""
+            if entry.kind == "file" and len(content) == entry.size:
+                found[entry.name] = (entry.size, entry.mtime, content)
+    return found
+
+
+def _behind(data: bytearray, searched: int) -> int:
+    """Return where the bytes behind a listing begin, -1 while its last line has not come; so much was SEARCHED before."""
+    line = b"\n" + _END + b"\n"
+    if data.startswith(line[1:]):
+        return len(line) - 1
+    at = data.find(line, max(0, searched - len(line)))
+    return -1 if at < 0 else at + len(line)
 
 
 class ExecRoot(SpooledRoot):
@@ -106,6 +141,7 @@ class ExecRoot(SpooledRoot):
         self._confirm = confirm
         self._due = Due(INTERVAL_S, clock)
         self._marks = 0
+        self._news: dict[bytes, tuple[int, int, bytes]] = {}
 
     def tar(self, path: bytes, timeout_s: float) -> AbstractContextManager[Callable[[int], bytes]]:
         parent, _slash, name = path.rpartition(b"/")
@@ -120,16 +156,9 @@ class ExecRoot(SpooledRoot):
         if not self._due.now() and not at_once:
             return
         try:
-            data = bytearray()
             with self._run(("/bin/sh", "-c", _SCRIPT), LISTING_S) as read:
-                while True:
-                    piece = read(65536)
-                    if not piece:
-                        break
-                    data += piece
-                    if len(data) > MAX_LISTING_BYTES:
-                        raise Unreadable("the sandbox's listing is larger than %d bytes" % MAX_LISTING_BYTES, where=self.label)
-            tree = parse_listing(bytes(data))
+                listing, behind = self._listing(read)
+            tree = parse_listing(listing)
             if tree.seen != self._tree.seen:
                 self._confirm()
         except Unreadable as exc:
@@ -138,8 +167,44 @@ class ExecRoot(SpooledRoot):
             self._due.interval_s = min(self._due.interval_s * 2, MAX_INTERVAL_S)
             raise
         self._marks += 1
+        self._news = parse_news(behind)
         self.publish(Tree(tree.seen, {path: self._marks for path, seen in tree.seen.items() if seen.kind == "dir"}))
         self.trouble, self._due.interval_s = None, INTERVAL_S
+
+    def _listing(self, read: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+        """Return the listing, and what came behind it: b"" when that is too much or is cut."""
+        data, end = bytearray(), -1
+        try:
+            while True:
+                piece = read(65536)
+                if not piece:
+                    break
+                searched = len(data)
+                data += piece
+                end = _behind(data, searched) if end < 0 else end
+                if len(data) > (MAX_LISTING_BYTES if end < 0 else end + MAX_AHEAD_BYTES):
+                    if end < 0:
+                        raise Unreadable("the sandbox's listing is larger than %d bytes" % MAX_LISTING_BYTES, where=self.label)
+                    return bytes(data[:end]), b""
+        except EngineError:
+            if end < 0:
+                raise
+            return bytes(data[:end]), b""
+        return (bytes(data), b"") if end < 0 else (bytes(data[:end]), bytes(data[end:]))
+
+    def _ahead(self, path: bytes, seen: Seen) -> Optional[bytes]:
+        """Return the content of PATH when it came with the listing that showed it as SEEN."""
+        size, mtime_s, content = self._news.get(path, (-1, 0, b""))
+        return content if (size, mtime_s * 10**9) == (seen.size, seen.mtime_ns) else None
+
+    def _fetch(self, path: bytes, seen: Seen) -> int:
+        content = self._ahead(path, seen)
+        return super()._fetch(path, seen) if content is None else self._spooled(content, seen)
+
+    def read_head(self, path: bytes, limit: int) -> bytes:
+        seen = self._tree.seen.get(path)
+        content = None if seen is None else self._ahead(path, seen)
+        return super().read_head(path, limit) if content is None else content[:limit]
 
 
 def open_root(place: ContainerPlace, spool_dir: Optional[str]) -> ExecRoot:

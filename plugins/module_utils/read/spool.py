@@ -226,6 +226,17 @@ class SpooledRoot(SpooledDir):
                 os.close(fd)
             raise
 
+    def _spooled(self, content: bytes, seen: Seen) -> int:
+        """Return a descriptor of CONTENT with the time SEEN has."""
+        fd = self._new(len(content))
+        try:
+            _write(fd, content)
+            os.utime(fd, ns=(seen.mtime_ns, seen.mtime_ns))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def _new(self, size: int) -> int:
         try:
             if size <= MAX_MEMORY_BYTES and hasattr(os, "memfd_create"):

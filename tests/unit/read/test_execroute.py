@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clawmetry_sync.dockerapi import EngineError
 from clawmetry_sync.dockerexec import _stdout_of
 from clawmetry_sync.errors import Unreadable
 from clawmetry_sync.read import layout
-from clawmetry_sync.read.execroute import ExecRoot, parse_listing
+from clawmetry_sync.read.execroute import ExecRoot, parse_listing, parse_news
 
 SESSIONS = b"sandbox/.openclaw/agents/main/sessions"
 LISTING = b"""\
@@ -123,6 +124,87 @@ def test_a_look_that_fails_is_repeated_ever_more_seldom() -> None:
         with contextlib.suppress(Unreadable):
             root.look()
     assert looks == [0.0, 20.0, 60.0, 140.0]
+
+
+def packed(place: str = SESSIONS.decode() + "/", **contents: bytes) -> bytes:
+    """A tar stream of files in a place, as busybox and GNU tar name them, with the time of the listing's."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in contents.items():
+            info = tarfile.TarInfo("%s%s.jsonl" % (place, name))
+            info.size, info.mtime = len(content), 1795296115
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+class Says:
+    """A sandbox whose every call answers with the same bytes, in pieces."""
+
+    def __init__(self, answer: bytes, step: int = 65536, error: bool = False) -> None:
+        self.answer, self.step, self.error, self.calls = answer, step, error, 0
+
+    @contextlib.contextmanager
+    def run(self, argv: Sequence[str], timeout_s: float) -> Iterator[Callable[[int], bytes]]:
+        self.calls += 1
+        stream = io.BytesIO(self.answer)
+
+        def read(limit: int) -> bytes:
+            piece = stream.read(min(limit, self.step))
+            if not piece and self.error:
+                raise EngineError("hangs", "no answer")
+            return piece
+
+        yield read
+
+
+def opened(root: ExecRoot, name: bytes) -> bytes:
+    with root.open_dir(SESSIONS) as directory:
+        fd = directory.open_file(name)
+    try:
+        return os.pread(fd, 1 << 20, 0)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("step", [1, 7, 65536])
+def test_what_has_just_changed_comes_with_the_listing(step: int) -> None:
+    says = Says(LISTING + packed(a=b'{"a":1}\n'), step)
+    root = ExecRoot(says.run, "x")
+    root.look(at_once=True)
+    assert opened(root, b"a.jsonl") == opened(root, b"a.jsonl") == b'{"a":1}\n' and says.calls == 1
+    root.close()
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"", b"\n", packed(a=b"longer than listed\n"), packed(b=b'{"a":1}\n'), packed(a=b"{}\n")[:600], b"x" * 2000, packed(a=bytes(2 << 20))],
+    ids=["nothing", "a line", "another size", "another file", "cut", "no tar", "too much"],
+)
+def test_what_does_not_fit_the_listing_is_asked_for(behind: bytes) -> None:
+    says = Says(LISTING + behind)
+    root = ExecRoot(says.run, "x")
+    root.look(at_once=True)
+    with root.open_dir(SESSIONS) as directory:
+        assert directory.names()[0] == [b"a.jsonl", b"device.jsonl", b"link.jsonl"]
+    says.answer = packed("./", a=b'{"a":2}\n')
+    assert opened(root, b"a.jsonl") == b'{"a":2}\n' and says.calls == 2
+    root.close()
+
+
+def test_a_call_that_stops_behind_the_listing_keeps_the_listing() -> None:
+    says = Says(LISTING + packed(a=b'{"a":1}\n')[:700], error=True)
+    root = ExecRoot(says.run, "x")
+    root.look(at_once=True)
+    assert root.trouble is None
+    says.answer = LISTING[:-3]
+    with pytest.raises(EngineError):
+        root.look(at_once=True)
+
+
+@given(st.binary(max_size=2000))
+def test_any_stream_behind_a_listing_is_survived(data: bytes) -> None:
+    parse_news(data)
+    parse_news(packed(a=b"x") + data)
 
 
 def frames(*parts: tuple[int, bytes]) -> bytes:
