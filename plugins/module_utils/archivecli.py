@@ -11,14 +11,14 @@ import argparse
 import json
 import os
 import time
-from typing import Any
+from typing import Any, Iterator
 
 from . import secretfile, wire
 from .config import Settings, check_url, load
 from .errors import ConfigError, shown
 from .seal import Sealer, SealError, parse_key
 from .ship import Verdict
-from .ship.archive import Archive
+from .ship.archive import Archive, Stored
 from .ship.https import HttpsTarget
 from .terminal import line, note
 
@@ -57,17 +57,35 @@ def run(args: argparse.Namespace) -> int:
         archive.close()
 
 
-def _open(sealer: Sealer, payload: bytes) -> dict[str, Any]:
-    value = json.loads(sealer.open(payload))
-    if not isinstance(value, dict):
-        raise SealError("an envelope holds no JSON object")
-    return value
+class _Opened:
+    """The archive's envelopes with what they hold; those of another key are counted and left out."""
+
+    def __init__(self, archive: Archive, sealer: Sealer) -> None:
+        self._archive, self._sealer = archive, sealer
+        self.closed = 0
+
+    def of(self, endpoint: str) -> Iterator[tuple[Stored, dict[str, Any]]]:
+        for stored in self._archive.envelopes(endpoint):
+            try:
+                value = json.loads(self._sealer.open(stored.payload))
+            except SealError:
+                self.closed += 1
+                continue
+            if not isinstance(value, dict):
+                raise SealError("an envelope holds no JSON object")
+            yield stored, value
+
+    def verdict(self) -> int:
+        """Say how many could not be opened; return the exit code."""
+        if self.closed:
+            note("clawmetry: %d envelopes do not open with this key. Next: the former one in encryption_key_file" % self.closed)
+        return 1 if self.closed else 0
 
 
 def _list(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
     sessions: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for stored in archive.envelopes(wire.EVENTS):
-        body = _open(sealer, stored.payload)
+    opened = _Opened(archive, sealer)
+    for stored, body in opened.of(wire.EVENTS):
         source = body.get("source") or {}
         key = (str(source.get("sandbox.name")), str(source.get("agent")), str(body.get("session_file")))
         row = sessions.setdefault(
@@ -82,7 +100,7 @@ def _list(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
     ]
     if args.json:
         line(json.dumps({"archive": archive.path, "kinds": kinds, "sessions": list(sessions.values())}, indent=2))
-        return 0
+        return opened.verdict()
     line(archive.path)
     for kind in kinds:
         line("  %-24s %6d envelopes %12d bytes" % (kind["endpoint"], kind["envelopes"], kind["bytes"]))
@@ -92,13 +110,13 @@ def _list(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
             % (shown(row["sandbox"], 20), shown(row["agent"], 12), shown(row["session_file"], 44), row["events"])
         )
     line("show one: clawmetry archive show SESSION")
-    return 0
+    return opened.verdict()
 
 
 def _show(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
     found = 0
-    for stored in archive.envelopes("/ingest/" + args.kind):
-        body = _open(sealer, stored.payload)
+    opened = _Opened(archive, sealer)
+    for _stored, body in opened.of("/ingest/" + args.kind):
         source = body.get("source") or {}
         if args.sandbox and source.get("sandbox.name") != args.sandbox:
             continue
@@ -111,10 +129,10 @@ def _show(archive: Archive, sealer: Sealer, args: argparse.Namespace) -> int:
         for event in body.get("events", ()):
             found += 1
             _print(event, args.raw)
-    if not found:
+    if not found and not opened.closed:
         note("clawmetry: nothing of that kind is in the archive. Next: clawmetry archive list")
         return 1
-    return 0
+    return opened.verdict()
 
 
 def _print(value: Any, raw: bool) -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any, Optional, Sequence
 
-from . import adoptcli, api, archivecli, control, doctor, secretfile
+from . import adoptcli, api, archivecli, control, deadcli, doctor, secretfile
 from .config import Settings, load
 from .daemon import Daemon, make_target, shown_source
 from .errors import ClawmetryError, ConfigError, StateError
@@ -23,6 +23,7 @@ from .log import LEVELS, Log
 from .notify import Notifier
 from .queue import Queue, end_holder
 from .seal import Sealer, is_passphrase, new_key, parse_key
+from .ship.archive import foreign_envelopes
 from .terminal import drop, flush, line, note
 from .version import VERSION
 
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     verb("keygen", "print a new encryption key")
     archivecli.add_parser(verbs, shared)
     adoptcli.add_parser(verbs, shared)
+    deadcli.add_parser(verbs, shared)
     return top
 
 
@@ -124,6 +126,9 @@ def _check_config(args: argparse.Namespace) -> int:
     if is_passphrase(secretfile.encryption_key_text(settings, os.environ)):
         text = "the encryption key is a passphrase; ClawMetry's unsalted derivation is used. Better: clawmetry keygen"
         note("clawmetry: warning: %s" % text)
+    foreign = foreign_envelopes(settings.archive_dir, Sealer(parse_key(secretfile.encryption_key_text(settings, os.environ))).open)
+    if foreign:
+        note("clawmetry: warning: " + foreign)
     note("clawmetry: %s is fine; data goes to %s" % (settings.path or "the default configuration", settings.ingest_url))
     return 0
 
@@ -193,6 +198,12 @@ def _answer(daemon: Daemon, request: dict[str, Any]) -> dict[str, Any]:
     if request.get("op") == "sync":
         timeout = request.get("timeout_s")
         return control.wait_for_sync(daemon, daemon.stop, float(timeout) if isinstance(timeout, (int, float)) else 60.0)
+    if request.get("op") == "dead-letters":
+        queue = Queue(daemon.settings.queue_path, check=False)
+        try:
+            return deadcli.perform(queue, request.get("action"))
+        finally:
+            queue.close()
     return {"error": "unknown request"}
 
 
@@ -341,4 +352,5 @@ _VERBS = {
     "keygen": _keygen,
     "archive": archivecli.run,
     "adopt": adoptcli.run,
+    "dead-letters": deadcli.run,
 }

@@ -43,7 +43,7 @@ ROUND_S = 0.5
 DRAIN_S = 60.0
 FLUSH_S = 7.0
 TRIM_INTERVAL_S = 30.0
-# A sandbox that has not been seen for so long is as good as gone; its cursors go.
+# A sandbox that has not been seen in so much time of our own running is as good as gone; its cursors go.
 FORGET_SANDBOX_S = 7 * 86400.0
 FORGET_AFTER_START_S = 3600.0
 # After trouble of our own (disk full, no descriptors): wait, then try again; cursors have not moved.
@@ -83,6 +83,7 @@ class Daemon:
         self.stop = threading.Event()
         self.wake = Wake()
         self.started_at = time.time()
+        self._began = time.monotonic()
         self.trouble: Optional[str] = None  # of the reader
         self.ship_trouble: Optional[str] = None
         self.passes = 0
@@ -109,7 +110,13 @@ class Daemon:
         self.host = hostinfo.gather(env=self._env)
         self.node_id = self._who_are_we()
         self.shipper = Shipper(
-            Queue(settings.queue_path, check=False), self.target, sealer, self.node_id, self.log, heartbeat=self._heartbeat_body
+            Queue(settings.queue_path, check=False),
+            self.target,
+            sealer,
+            self.node_id,
+            self.log,
+            heartbeat=self._heartbeat_body,
+            dead_letter_max_bytes=settings.queue_max_bytes,
         )
         if self._registration is not None:
             self.shipper.heed(self._registration)
@@ -224,12 +231,13 @@ class Daemon:
             self._snapshot_at = now
             self.enqueue_snapshot()
         if now - self._trim_at >= TRIM_INTERVAL_S:
+            self.queue.tick(now - self._trim_at if self._trim_at > 0 else 0.0)
             self._trim_at = now
             self.queue.trim()
             present = [*self._syncs, *self._waiting, *(sync.sandbox.uid for sync, _until in self._draining)]
             # Not at once after a start: after a boot the engine, or a home's disk, may come later than we do.
-            patience_s = FORGET_SANDBOX_S if time.time() - self.started_at > FORGET_AFTER_START_S else float("inf")
-            self.queue.forget_sandboxes(present, time.time(), patience_s)
+            patience_s = FORGET_SANDBOX_S if now - self._began > FORGET_AFTER_START_S else float("inf")
+            self.queue.forget_sandboxes(present, self.queue.clock_s, patience_s)
         self.busy = more
         self.passes += 1
         return more
@@ -429,17 +437,18 @@ class Daemon:
             "state": "degraded" if degraded else "ok",
             "version": VERSION,
             "pid": os.getpid(),
-            "uptime_s": round(now - self.started_at, 1),
+            "uptime_s": round(time.monotonic() - self._began, 1),
             "node_id": self.node_id,
             "trouble": trouble,
             "passes": self.passes,
             "target": {"url": self.target.url, "state": health.state, "reason": health.reason, "retries": health.retries,
                        "retries_total": health.retries_total, "delivered": health.delivered, "last_ack": counts["last_ack"]},
             "queue": {"pending": counts["pending"], "pending_bytes": counts["pending_bytes"], "max_bytes": self.settings.queue_max_bytes,
-                      "oldest_pending_s": round(now - counts["oldest_pending"], 3) if counts["oldest_pending"] else None},
+                      "oldest_pending_s": round(max(0.0, now - counts["oldest_pending"]), 3) if counts["oldest_pending"] else None},
             "quarantined": counts["quarantined"],
             "quarantine": queue.quarantined(),
             "dead_letters": counts["dead_letters"],
+            "dead_letter_bytes": counts["dead_letter_bytes"],
             "sandboxes": [{"uid": uid, "name": sync.sandbox.name, "route": sync.held.route} for uid, sync in list(self._syncs.items())],
             "unreadable": dict(self.finder.unreadable),
             "problems": problems,

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
@@ -189,6 +190,26 @@ def test_only_a_sandbox_long_gone_is_forgotten(queue: Queue) -> None:
     assert queue.sources(BOX, b"main")
     assert queue.forget_sandboxes([], now + 8 * day, 7 * day) == 1
     assert queue.sources(BOX, b"main") == {} and queue.sent_hashes(row.session, 10) == []
+
+
+def test_r25_seen_is_told_in_time_of_our_own_running(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's clock jumps by years, both ways; what is long gone is decided by how long we have run since."""
+    row = read(queue, b"one", 7, "k1")
+    shipped(queue)
+    day = 86400.0
+    for jump in (-20 * 365 * day, 20 * 365 * day):
+        monkeypatch.setattr(time, "time", lambda jump=jump: 1.8e9 + jump)
+        queue.tick(600.5)
+        assert queue.forget_sandboxes([], queue.clock_s, 7 * day) == 0
+        kept = queue.clock_s
+        queue.close()
+        queue = Queue(str(tmp_path / "queue.db"))
+        assert kept - 601 <= queue.clock_s <= kept
+        row = read(queue, b"one", 7, row=row)
+    for _day in range(8):
+        queue.tick(day)
+    assert queue.forget_sandboxes([], queue.clock_s, 7 * day) == 1
+    queue.close()
 
 
 def test_r24_hashes_that_are_never_asked_for_again_go(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

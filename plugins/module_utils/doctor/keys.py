@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from .. import secretfile
 from ..errors import ClawmetryError, shown
-from ..seal import is_passphrase
+from ..seal import Sealer, is_passphrase, parse_key
+from ..ship.archive import foreign_envelopes
 from ..ship.https import tls_context
 from .check import FAIL, OK, WARN, Check, Ground, told
 
@@ -45,10 +46,24 @@ def keys(ground: Ground) -> list[Check]:
     settings = ground.settings
     why = "it opens every upload of this host; no key, no upload"
     checks = [_secret(ground, "encryption key", settings.encryption_key_file, why, lambda: _encryption(ground))]
+    checks += _archive(ground)
     if not settings.is_archive:
         why = "the ingest takes nothing without it"
         checks.append(_secret(ground, "api key", settings.api_key_file, why, lambda: secretfile.api_key(settings, ground.env)))
     return checks
+
+
+def _archive(ground: Ground) -> list[Check]:
+    """Only when it is wrong: does our key open what was archived?"""
+    try:
+        text = _encryption(ground)
+        foreign = foreign_envelopes(ground.settings.archive_dir, Sealer(parse_key(text)).open) if text else None
+    except ClawmetryError:
+        return []  # said above
+    if foreign is None:
+        return []
+    why = "the cloud and this host only have the key that is configured now"
+    return [Check("archive", WARN, foreign, why, "clawmetry archive list with the former key in encryption_key_file")]
 
 
 def _encryption(ground: Ground) -> Optional[str]:

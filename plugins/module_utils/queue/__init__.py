@@ -43,6 +43,8 @@ __all__ = [
 # An entry without a hash stands for as many as its length says.
 _QUARANTINED = "coalesce(sum(CASE sha256 WHEN '' THEN length ELSE 1 END), 0)"
 
+_PEEKED = ("pending", "pending_bytes", "oldest_pending", "quarantined", "dead_letters", "dead_letter_bytes", "last_ack")
+
 
 class Queue(Cursors):
     """One connection to queue.db with all its tables, and what status shows of them."""
@@ -59,18 +61,20 @@ class Queue(Cursors):
         except DatabaseError as exc:
             return {"reason": "queue.db cannot be read: %s" % exc}
         return {
-            **{name: counts[name] for name in ("pending", "pending_bytes", "oldest_pending", "quarantined", "dead_letters", "last_ack")},
+            **{name: counts[name] for name in _PEEKED},
             "quarantine": quarantine,
             "sources": sources,
         }
 
     def counts(self) -> dict[str, Any]:
         rows, size = self.outbox_size()
+        dead, dead_bytes = self.dead_letters_size()
         return {
             "pending": rows,
             "pending_bytes": size,
             "quarantined": self.db.execute("SELECT %s FROM quarantine" % _QUARANTINED).fetchone()[0],
-            "dead_letters": self.db.execute("SELECT count(*) FROM dead_letter").fetchone()[0],
+            "dead_letters": dead,
+            "dead_letter_bytes": dead_bytes,
             "oldest_pending": self.db.execute("SELECT min(created) FROM outbox").fetchone()[0],
             "last_ack": float(self.get_meta("last_ack") or 0) or None,
         }
@@ -92,6 +96,15 @@ class Queue(Cursors):
             "SELECT session.sandbox, session.agent, source.name AS file, quarantine.generation, quarantine.offset, length,"
             " sha256, reason, at FROM quarantine JOIN source ON source.id=quarantine.source JOIN session ON session.id=source.session"
             " ORDER BY quarantine.id DESC LIMIT ?",
+            most,
+        )
+
+    def dead_letters(self, most: int = 100) -> list[dict[str, Any]]:
+        """Return the newest envelopes the target refused for good: for which endpoint, how large, and what it answered."""
+        return self._mappings(
+            "SELECT dead_letter.id, session.sandbox, session.agent, source.name AS file, endpoint, dead_letter.records, length(payload)"
+            " AS bytes, reason, at FROM dead_letter LEFT JOIN source ON source.id=dead_letter.source"
+            " LEFT JOIN session ON session.id=source.session ORDER BY dead_letter.id DESC LIMIT ?",
             most,
         )
 

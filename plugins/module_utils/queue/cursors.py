@@ -19,10 +19,30 @@ from .rows import Sealed, SourceRow
 # Of one source; more are counted and not listed: what a sandbox writes must not fill our disk.
 MAX_QUARANTINE = 1000
 _LOOK_EVERY = 100_000  # records of a source
+KEEP_CLOCK_S = 600.0
 
 
 class Cursors(Outbox):
-    """The tables session, source, sent_hashes and quarantine."""
+    """The tables session, source, sent_hashes and quarantine.
+
+    ``clock_s`` is what "last seen" is told in: seconds that this daemon has run, counted on from the day its state was made.
+    It stands still while nothing runs, and no change of the host's clock moves it.
+    """
+
+    def __init__(self, path: str, *, check: bool = True) -> None:
+        """As StateFile."""
+        super().__init__(path, check=check)
+        stored = self.get_meta("clock")
+        self.clock_s = float(stored) if stored is not None else time.time()
+        self._clock_kept_s = self.clock_s if stored is not None else 0.0
+
+    def tick(self, elapsed_s: float) -> None:
+        """Note that so much time has passed; what is lost of it when we are killed is a few minutes."""
+        self.clock_s += elapsed_s
+        if self.clock_s - self._clock_kept_s > KEEP_CLOCK_S:
+            with self.transaction():
+                self.set_meta("clock", repr(self.clock_s))
+            self._clock_kept_s = self.clock_s
 
     def _session(self, sandbox: str, agent: bytes, session: bytes) -> int:
         """Return the id of a session's row, made when it is new."""
@@ -50,7 +70,7 @@ class Cursors(Outbox):
         """Store a new source and set its id. Its cursor is where ROW says."""
         cursor = self.db.execute(
             "INSERT INTO source(session, name, ino, dev, generation, offset, marker, rereading, seen) VALUES(?,?,?,?,?,?,?,?,?)",
-            (row.session, row.name, row.ino, row.dev, row.generation, row.offset, row.marker, int(row.rereading), time.time()),
+            (row.session, row.name, row.ino, row.dev, row.generation, row.offset, row.marker, int(row.rereading), self.clock_s),
         )
         row.id = int(cursor.lastrowid or 0)
 
@@ -60,7 +80,7 @@ class Cursors(Outbox):
             " ctime_ns=?, rereading=?, records=?, seen=? WHERE id=?",
             (
                 row.name, row.ino, row.dev, row.generation, row.offset, row.marker, row.size, row.mtime_ns, row.ctime_ns,
-                int(row.rereading), row.records, time.time(), row.id,
+                int(row.rereading), row.records, self.clock_s, row.id,
             ),
         )  # fmt: skip
 
@@ -173,7 +193,7 @@ class Cursors(Outbox):
             )
 
     def forget_sandboxes(self, present: Sequence[str], now: float, patience_s: float) -> int:
-        """Drop all cursors of sandboxes that have not been PRESENT for PATIENCE_S seconds and have nothing pending.
+        """Drop all cursors of sandboxes that have not been PRESENT for PATIENCE_S seconds and have nothing pending. NOW as clock_s.
 
         A sandbox that is there but silent is noted as seen once a day.
         """

@@ -5,7 +5,8 @@
 
 """Sealed batches until their ack: who is served next, and what becomes of a row.
 
-States of a row: stored -> acked (deleted) | split (two stored rows) | dead-letter (moved).
+States of a row: stored -> acked (deleted) | split (two stored rows) | dead-letter (moved), and from there by a person's
+word back to stored, or away.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .statefile import StateFile
 
 # How long an order of serving stands before those who came since are taken into it.
 PLAN_S = 0.5
+# How often full dead letters are counted anew.
+DEAD_COUNT_S = 5.0
 
 
 class Outbox(StateFile):
@@ -32,6 +35,8 @@ class Outbox(StateFile):
         self._turn = 0
         self._served: dict[Optional[int], int] = {}
         self._served_boxes: dict[Optional[str], int] = {}
+        self._dead_bytes = 0
+        self._dead_counted_at = float("-inf")
         super().__init__(path, check=check)
 
     def _insert(self, batch: Sealed, source: Optional[int], now: float) -> None:
@@ -124,6 +129,12 @@ class Outbox(StateFile):
                     (start + index, part.endpoint, None, part.key, row.source, part.records, len(part.payload), time.time(), part.payload),
                 )
 
+    def pass_over(self, row: OutboxRow) -> None:
+        """ROW stays where it is; the others have their turn before it is looked at again."""
+        self._turn_over()
+
+    # -- dead letters -----------------------------------------------------------
+
     def dead_letter(self, row: OutboxRow, reason: str) -> None:
         """Move a row the target refused for good to the dead letters, payload included."""
         with self.transaction():
@@ -132,7 +143,38 @@ class Outbox(StateFile):
                 (row.endpoint, row.key, row.source, row.records, reason, time.time(), row.payload),
             )
             self.db.execute("DELETE FROM outbox WHERE id=?", (row.id,))
+        self._dead_bytes += len(row.payload)
         self._turn_over()
+
+    def room_for_dead_letter(self, row: OutboxRow, most: float) -> bool:
+        """Would the dead letters stay within MOST bytes with ROW? Counted anew when it seems not: a person may have cleared them."""
+        now = time.monotonic()
+        never = self._dead_counted_at < 0
+        if never or (self._dead_bytes + len(row.payload) > most and now - self._dead_counted_at > DEAD_COUNT_S):
+            self._dead_bytes, self._dead_counted_at = self.dead_letters_size()[1], now
+        return self._dead_bytes + len(row.payload) <= most
+
+    def dead_letters_size(self) -> tuple[int, int]:
+        """Return (rows, bytes) of what was refused for good."""
+        rows, size = self.db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM dead_letter").fetchone()
+        return int(rows), int(size)
+
+    def send_again(self) -> int:
+        """Put all dead letters back into the outbox, behind what waits there. Returns how many."""
+        with self.transaction():
+            moved = self.db.execute(
+                "INSERT INTO outbox(endpoint, slot, key, source, records, size, created, payload) SELECT endpoint, NULL, key,"
+                " (SELECT source.id FROM source WHERE source.id=dead_letter.source), records, length(payload), ?, payload"
+                " FROM dead_letter ORDER BY id",
+                (time.time(),),
+            )
+            self.db.execute("DELETE FROM dead_letter")
+        return int(moved.rowcount)
+
+    def discard_dead_letters(self) -> int:
+        """Delete all dead letters. Returns how many."""
+        with self.transaction():
+            return int(self.db.execute("DELETE FROM dead_letter").rowcount)
 
     def outbox_size(self) -> tuple[int, int]:
         """Return (rows, bytes) that wait for an ack."""

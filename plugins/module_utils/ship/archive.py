@@ -16,11 +16,12 @@ import os
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 from urllib.parse import quote
 
 from .. import peek
 from ..errors import ConfigError, StateError
+from ..seal import SealError
 from . import Outcome, Verdict
 
 FILE = "archive.db"
@@ -43,6 +44,30 @@ class Stored:
     at: float
     pushed: Optional[float]
     payload: bytes
+
+
+def foreign_envelopes(directory: str, opens: Callable[[bytes], bytes]) -> Optional[str]:
+    """Return what is wrong when the oldest or the newest envelope of the archive in DIRECTORY does not open; None when all is well.
+
+    Looks only: without an archive, or with one that cannot be read just now, there is nothing to say.
+    """
+    path = os.path.join(directory, "archive.db")
+    ends = "SELECT payload FROM envelope WHERE id IN ((SELECT min(id) FROM envelope), (SELECT max(id) FROM envelope)) ORDER BY id"
+    try:
+        with contextlib.closing(sqlite3.connect("file:%s?mode=ro" % quote(path), uri=True, timeout=5.0)) as db:
+            payloads = [payload for (payload,) in db.execute(ends)]
+    except sqlite3.Error:
+        return None
+    closed = 0
+    for payload in payloads:
+        try:
+            opens(payload)
+        except SealError:
+            closed += 1
+    if not closed:
+        return None
+    part = "all" if closed == len(payloads) else "part"
+    return "%s of %s is sealed with another encryption key: keep that key, or what it sealed cannot be read again" % (part, path)
 
 
 class Archive:

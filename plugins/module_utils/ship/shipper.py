@@ -7,7 +7,7 @@
 
 States of the target: ok, retrying (its trouble: full jitter, at most 5 minutes, Retry-After honoured),
 paused (it refuses us, or asked for a pause; everything is kept and it is tried again now and then).
-A row leaves the outbox by ack, split or dead letter only.
+A row leaves the outbox by ack, split or dead letter only, and into the dead letters as long as they have room.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Shipper:
         log: Log,
         *,
         heartbeat: Callable[[], dict[str, Any]],
+        dead_letter_max_bytes: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -65,6 +66,7 @@ class Shipper:
         self._node_id = node_id
         self._log = log
         self._heartbeat = heartbeat
+        self._dead_letter_max_bytes = dead_letter_max_bytes
         self._clock = clock
         self._uniform = uniform
         self._not_before = 0.0
@@ -105,10 +107,8 @@ class Shipper:
         if outcome.verdict is Verdict.ACK:
             self.queue.ack(row)
             self.health.delivered += 1
-        elif outcome.verdict is Verdict.SPLIT:
-            self._split(row, outcome.reason)
-        else:
-            self._bury(row, outcome.reason)
+        elif not (self._split(row) if outcome.verdict is Verdict.SPLIT else self._bury(row, outcome.reason)):
+            return self._keep(row, outcome)
         self.health.retries = 0
         if self._sync_allowed:
             self._set("ok", None)
@@ -125,14 +125,14 @@ class Shipper:
         self._set(state, outcome.reason)
         return delay
 
-    def _split(self, row: OutboxRow, reason: str) -> None:
+    def _split(self, row: OutboxRow) -> bool:
+        """Put two halves in the place of a row that is too large; a single record is buried. False when it is still there."""
         try:
             halves = wire.split(self._sealer.open(row.payload))
         except (ClawmetryError, ValueError, RecursionError):
             halves = None
         if halves is None:
-            self._bury(row, reason + ", and it is a single record")
-            return
+            return self._bury(row, "HTTP 413, and it is a single record")
         first = row.records // 2
         parts = [
             Sealed(row.endpoint, idempotency_key(row.key, number), self._sealer.seal(half, compress=self.blob_gzip), count)
@@ -140,10 +140,21 @@ class Shipper:
         ]
         self.queue.split(row, parts)
         self._log("info", "split", endpoint=row.endpoint, key=row.key, records=row.records)
+        return True
 
-    def _bury(self, row: OutboxRow, reason: str) -> None:
+    def _bury(self, row: OutboxRow, reason: str) -> bool:
+        """Move a row to the dead letters. False when these have no room left: then it stays."""
+        if not self.queue.room_for_dead_letter(row, self._dead_letter_max_bytes):
+            return False
         self.queue.dead_letter(row, reason)
         self._log("error", "dead-letter", endpoint=row.endpoint, key=row.key, records=row.records, reason=reason)
+        return True
+
+    def _keep(self, row: OutboxRow, outcome: Outcome) -> float:
+        """The target refuses, and as much as may be kept aside is: from here on the outbox, then the files, hold what it does not take."""
+        self.queue.pass_over(row)
+        full = "it refuses (%s), and the dead letters are full; next: clawmetry dead-letters" % outcome.reason
+        return self._back_off("paused", Outcome(Verdict.PAUSE, full, outcome.retry_after_s), PAUSE_BASE_S)
 
     def heed(self, outcome: Outcome) -> None:
         """Take in what any answer may carry: caps.blob_gzip and sync_allowed. Anything else is ignored."""

@@ -15,7 +15,7 @@ from clawmetry_sync import wire
 from clawmetry_sync.errors import ConfigError, StateError
 from clawmetry_sync.seal import Sealer
 from clawmetry_sync.ship import Verdict
-from clawmetry_sync.ship.archive import Archive
+from clawmetry_sync.ship.archive import Archive, foreign_envelopes
 
 
 def test_storing_twice_is_storing_once(tmp_path: Path) -> None:
@@ -101,4 +101,18 @@ def test_full_disk_is_retried(tmp_path: Path) -> None:
     archive._db.execute("PRAGMA max_page_count=8")
     outcome = archive.deliver(wire.EVENTS, "n", "a", b"x" * 200_000)
     assert outcome.verdict is Verdict.RETRY and "full" in outcome.reason
+    archive.close()
+
+
+def test_archive_tells_of_another_key(tmp_path: Path) -> None:
+    directory = str(tmp_path / "archive")
+    first, second = Sealer(bytes(32)), Sealer(b"k" * 32)
+    assert foreign_envelopes(directory, first.open) is None and not (tmp_path / "archive").exists()
+    archive = Archive(directory)
+    assert foreign_envelopes(directory, first.open) is None
+    archive.deliver(wire.EVENTS, "n", "a", first.seal(b"{}"))
+    assert foreign_envelopes(directory, first.open) is None
+    assert str(foreign_envelopes(directory, second.open)).startswith("all of ")
+    archive.deliver(wire.EVENTS, "n", "b", second.seal(b"{}"))
+    assert str(foreign_envelopes(directory, second.open)).startswith("part of ")
     archive.close()

@@ -15,7 +15,7 @@ import pytest
 
 from clawmetry_sync import wire
 from clawmetry_sync.log import Log
-from clawmetry_sync.queue import Queue, Sealed
+from clawmetry_sync.queue import Queue, Sealed, SourceRow, outbox
 from clawmetry_sync.seal import Sealer
 from clawmetry_sync.ship import Outcome, Verdict, shipper
 from clawmetry_sync.ship.https import judge_status
@@ -216,3 +216,66 @@ def test_answer_of_an_error_changes_nothing(bench: Bench) -> None:
     bench.target.beats = [Outcome(Verdict.RETRY, answer={"sync_allowed": False, "caps": {"blob_gzip": True}})]
     bench.shipper.step()
     assert not bench.shipper.blob_gzip and not bench.shipper.blocked
+
+
+def test_dead_letters_have_room_for_so_many_bytes(bench: Bench) -> None:
+    """An ingest that refuses everything: the rest stays in the outbox, which is loud, and nobody starves behind it."""
+    bench.shipper._dead_letter_max_bytes = 1000
+    for number in range(6):
+        bench.put("k%d" % number, {"n": number, "text": "x" * 200})
+    bench.target.outcomes = [404] * 20
+    for _time in range(10):
+        bench.now += bench.shipper.step()
+    kept = len(bench.dead())
+    assert 2 <= kept <= 4 and bench.queue.dead_letters_size()[1] <= 1000
+    assert bench.queue.outbox_size()[0] == 6 - kept
+    assert bench.shipper.health.state == "paused" and "404" in str(bench.shipper.health.reason) and bench.shipper.blocked
+    # Another session's turn comes although this one is refused.
+    row = SourceRow(0, 0, b"other.jsonl", 5, 1)
+    sealed = Sealed(wire.EVENTS, "other", bench.sealer.seal(b'{"events":[{"text":"%s"}]}' % (b"x" * 500)), 1)
+    bench.queue.commit_turn(row, ("box", b"main", b"other"), [sealed], b"", (), None)
+    bench.target.outcomes = [404, 404]
+    for _time in range(4):
+        bench.now += bench.shipper.step()
+    assert "other" in [key for key, _envelope in bench.target.sent]
+    # Mended: everything goes, and what was put aside goes by a person's word.
+    bench.target.outcomes.clear()
+    while bench.queue.next() is not None:
+        bench.now += 400 + bench.shipper.step()
+    assert bench.shipper.health.state == "ok" and len(bench.dead()) == kept
+    assert bench.queue.send_again() == kept and not bench.dead()
+    sent = len(bench.target.sent)
+    while bench.queue.next() is not None:
+        bench.now += bench.shipper.step()
+    assert sorted(key for key, _envelope in bench.target.sent[sent:]) == ["k0", "k1", "k2", "k3"][:kept]
+
+
+def test_dead_letter_of_a_forgotten_file_can_be_sent_again(bench: Bench) -> None:
+    row = SourceRow(0, 0, b"one.jsonl", 5, 1)
+    sealed = Sealed(wire.EVENTS, "k", bench.sealer.seal(b"{}"), 1)
+    bench.queue.commit_turn(row, ("box", b"main", b"one"), [sealed], b"", (), None)
+    bench.target.outcomes = [400]
+    bench.shipper.step()
+    bench.queue.forget_sources([row.id])
+    (letter,) = bench.queue.dead_letters()
+    assert letter["file"] is None and "400" in letter["reason"]
+    bench.queue.send_again()
+    bench.shipper.step()
+    assert [key for key, _envelope in bench.target.sent] == ["k", "k"] and bench.queue.outbox_size() == (0, 0)
+
+
+def test_cleared_dead_letters_make_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "DEAD_COUNT_S", -1.0)
+    bench.shipper._dead_letter_max_bytes = 400
+    for number in range(3):
+        bench.put("k%d" % number, {"n": number, "text": "x" * 200})
+    bench.target.outcomes = [404] * 3
+    for _time in range(2):
+        bench.now += bench.shipper.step()
+    assert len(bench.dead()) == 1 and bench.shipper.health.state == "paused"
+    other = Queue(bench.queue.path, check=False)
+    assert other.discard_dead_letters() == 1
+    other.close()
+    bench.now += 400
+    bench.shipper.step()
+    assert len(bench.dead()) == 1 and bench.shipper.health.state == "ok"
