@@ -97,7 +97,8 @@ def _queue(ground: Ground, status: dict[str, Any]) -> list[Check]:
     checks = [Check("queue", WARN if full else OK, text, why, "clawmetry status, and see to the ingest" if full else "")]
     for name in ("quarantined", "dead_letters"):
         if status.get(name):
-            checks.append(Check(name, WARN, str(status[name]), "these records were not delivered", "clawmetry status --json"))
+            step = "clawmetry dead-letters" if name == "dead_letters" else "clawmetry status --json"
+            checks.append(Check(name, WARN, str(status[name]), "these records were not delivered", step))
     return checks
 
 
