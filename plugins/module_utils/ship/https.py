@@ -42,14 +42,14 @@ _RETRY = frozenset((408, 425, 429))
 _PAUSE = frozenset((401, 403))
 
 
-def judge_status(status: int, retry_after: Optional[str] = None) -> Outcome:
+def judge_status(status: int, retry_after: Optional[str] = None, date: Optional[str] = None) -> Outcome:
     """Return what an HTTP status means for an envelope. Pure; the table of contract R16."""
     if 200 <= status < 300:
         return Outcome(Verdict.ACK)
     if status in _RETRY or status >= 500:
-        return Outcome(Verdict.RETRY, "HTTP %d" % status, parse_retry_after(retry_after))
+        return Outcome(Verdict.RETRY, "HTTP %d" % status, parse_retry_after(retry_after, date))
     if status in _PAUSE:
-        return Outcome(Verdict.PAUSE, "HTTP %d: the ingest does not accept this API key" % status, parse_retry_after(retry_after))
+        return Outcome(Verdict.PAUSE, "HTTP %d: the ingest does not accept this API key" % status, parse_retry_after(retry_after, date))
     if status == 413:
         return Outcome(Verdict.SPLIT, "HTTP 413: too large")
     if 400 <= status < 500:
@@ -58,17 +58,26 @@ def judge_status(status: int, retry_after: Optional[str] = None) -> Outcome:
     return Outcome(Verdict.RETRY, "HTTP %d: redirects and other unusual answers are not followed" % status)
 
 
-def parse_retry_after(value: Optional[str]) -> Optional[float]:
-    """Return seconds from a Retry-After header (number or HTTP date), None when absent or nonsense."""
+def parse_retry_after(value: Optional[str], date: Optional[str] = None) -> Optional[float]:
+    """Return seconds from a Retry-After header (number or HTTP date), None when absent or nonsense.
+
+    DATE is the answer's own Date header: a moment is told by the sender's clock, and ours may be wrong.
+    """
     if not value:
         return None
     if value.strip().isdecimal() and len(value) < 12:
         return min(float(value), MAX_RETRY_AFTER_S)
+    moment, now = _moment(value), _moment(date)
+    if moment is None:
+        return None
+    return min(max(0.0, moment - (time.time() if now is None else now)), MAX_RETRY_AFTER_S)
+
+
+def _moment(value: Optional[str]) -> Optional[float]:
     try:
-        moment = email.utils.parsedate_to_datetime(value).timestamp()
+        return email.utils.parsedate_to_datetime(value).timestamp() if value else None
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return min(max(0.0, moment - time.time()), MAX_RETRY_AFTER_S)
 
 
 def tls_context(ca_file: Optional[str]) -> ssl.SSLContext:
@@ -141,7 +150,7 @@ class HttpsTarget:
             return Outcome(Verdict.RETRY, "answer broken off: %s" % type(exc).__name__)
         finally:
             response.release_conn()
-        outcome = judge_status(response.status, response.headers.get("Retry-After"))
+        outcome = judge_status(response.status, response.headers.get("Retry-After"), response.headers.get("Date"))
         answer = _object(data)
         if response.status == 403 and answer is not None and answer.get("error") == "policy_denied":
             # Not the ingest's word: the proxy of the sandbox we run in answers so. It may let us through at any time.
