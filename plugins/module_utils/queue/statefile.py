@@ -20,6 +20,8 @@ from urllib.parse import quote
 from ..errors import StateError
 
 SCHEMA_VERSION = 1
+# From a format to the next one: SQL by the format it starts from. With each comes tests/fixtures/state/queue-v<format>.sql.
+STEPS: dict[int, str] = {}
 # What a caller outside this room may have to catch from a mere query.
 DatabaseError = sqlite3.Error
 _BUSY_TIMEOUT_S = 10.0
@@ -132,6 +134,15 @@ class StateFile:
             )
         if version < 1:
             raise StateError("queue.db has no format version", where=self.path, next_step=_CURE)
+        while version < SCHEMA_VERSION:
+            # All of a step, or nothing: killed in the middle, the next start begins with it again.
+            with self.transaction():
+                version = int(self.db.execute("PRAGMA user_version").fetchone()[0])  # another process may have been faster
+                for statement in STEPS[version].split(";") if version < SCHEMA_VERSION else ():
+                    if statement.strip():
+                        self.db.execute(statement)
+                version = min(version + 1, SCHEMA_VERSION)
+                self.db.execute("PRAGMA user_version=%d" % version)
 
     def _check_pages(self) -> None:
         problem = self.db.execute("PRAGMA quick_check(1)").fetchone()[0]
