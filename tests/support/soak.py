@@ -165,6 +165,7 @@ class Soak:
         self.node.daemon.start(wait_s=self.chance.choice((0, 20)))
 
     def terminate(self) -> None:
+        self.end_faults()  # of a process that is stopped nothing can be asked
         if self.ready():
             if self.node.daemon.terminate() != 0:
                 raise AssertionError("SIGTERM: " + self.node.daemon.log())
@@ -310,11 +311,13 @@ class Soak:
             calm = not self._undo and now >= self._calm_at and self.ingest.policy is None
             self.samples.append(Sample(now, self.node.daemon.rss_kib("VmRSS"), fds, calm))
 
+    def end_faults(self) -> None:
+        while self._undo:
+            self._undo.pop(0)[1]()
+
     def calm_down(self) -> None:
         """End every fault; the daemon is up and well."""
-        for _at, undo in self._undo:
-            undo()
-        self._undo.clear()
+        self.end_faults()
         if self.process().poll() is not None:
             # A start on a full disk, or without descriptors, says so and leaves; the service manager starts it again.
             self.node.daemon.kill()
