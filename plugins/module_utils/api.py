@@ -3,14 +3,16 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""What the Ansible module asks of the engine: a snapshot, and on request one sync."""
+"""What the Ansible module asks of the engine: a snapshot.
+
+What is imported here travels to a host with every call of the module (contract P7); syncing is left to the installed release.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, Mapping, Optional, Sequence
 
 from . import hostinfo, peek
@@ -19,7 +21,6 @@ from .config import Settings, load
 from .discover import discover
 from .errors import ClawmetryError, ConfigError
 from .holding import survey_all
-from .log import Log
 from .model import RUNTIMES
 
 
@@ -29,15 +30,16 @@ def snapshot(
     gather_subset: Sequence[str] = ("all",),
     sandbox: Optional[str] = None,
     deep: bool = False,
-    sync: bool = False,
     timeout_s: float = 60.0,
     env: Optional[Mapping[str, str]] = None,
 ) -> dict[str, Any]:
-    """Return the facts of design.md. Reads only, unless SYNC. Raises ConfigError and its kin.
+    """Return the facts of design.md. Reads only. Raises ConfigError and its kin.
 
     ``gather_subset``: names of runtimes, "all" (those of the configuration), or "min" (the host and its
-    runtimes, no look into any sandbox). ``sandbox`` restricts to one, as NEMOCLAW_SANDBOX does.
+    runtimes, no look into any sandbox). ``sandbox`` restricts to one, as NEMOCLAW_SANDBOX does. After
+    ``timeout_s`` nothing is asked any more, and what is missing says so.
     """
+    ends_at = time.monotonic() + timeout_s
     env = dict(os.environ if env is None else env)
     settings = load(config_path, env)
     if sandbox:
@@ -49,14 +51,10 @@ def snapshot(
     named = tuple(name for name in RUNTIMES if name in chosen)
     if named and "all" not in chosen:
         settings = replace(settings, discover=named)
-    outcome = run_sync(settings, env, timeout_s) if sync else None
-    found = discover(
-        **settings.discovery,
-        deep=deep,
-    )
-    surveys = {} if chosen == {"min"} else survey_all(settings, found)
+    found = discover(**settings.discovery, deep=deep, ends_at=ends_at)
+    surveys = {} if chosen == {"min"} else survey_all(settings, found, ends_at)
     host = hostinfo.gather(node_id=settings.node_id or known_node_id(settings), env=env)
-    return shapes.facts(host, found, surveys, outcome)
+    return shapes.facts(host, found, surveys)
 
 
 def known_node_id(settings: Settings) -> Optional[str]:
@@ -67,28 +65,3 @@ def known_node_id(settings: Settings) -> Optional[str]:
         return peek.meta(settings.queue_path, "node_id")
     except (ClawmetryError, OSError):
         return None
-
-
-def run_sync(
-    settings: Settings, env: Mapping[str, str], timeout_s: float, log: Optional[Log] = None, progress: Any = lambda *_: None
-) -> dict[str, Any]:
-    """Sync once: by the daemon that runs here, else in this process. Returns the facts' ``sync`` mapping."""
-    # Imported by name: what Ansible's packer sees imported travels with every call of the module (P7),
-    # which leaves the syncing to the installed release.
-    control = import_module(".control", __package__)
-    daemon_room = import_module(".daemon", __package__)
-    answer: Optional[dict[str, Any]] = control.ask(settings.socket_path, {"op": "sync", "timeout_s": timeout_s}, timeout_s + 15.0)
-    if answer is not None:
-        return answer
-    began = time.monotonic()
-    daemon = daemon_room.Daemon(settings, env, log or Log("error"))
-    daemon.start()
-    try:
-        errors: list[str] = daemon.sync_once(began + timeout_s, progress)
-        counts = daemon.queue.counts()
-        if counts["pending"] and not errors:
-            errors.append("%d envelopes still wait after %g s" % (counts["pending"], timeout_s))
-        outcome: dict[str, Any] = control.outcome(daemon.totals(), counts, errors, began)
-        return outcome
-    finally:
-        daemon.close()

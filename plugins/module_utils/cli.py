@@ -24,6 +24,7 @@ from .notify import Notifier
 from .queue import Queue, end_holder
 from .seal import Sealer, is_passphrase, new_key, parse_key
 from .ship.archive import foreign_envelopes
+from .syncnow import run_sync
 from .terminal import drop, flush, line, note
 from .version import VERSION
 
@@ -219,7 +220,7 @@ def _sync(args: argparse.Namespace) -> int:
             totals = daemon.totals()
             note("\r%(events)d events in %(batches)d envelopes" % totals + " (%d wait, %d bytes)   " % (rows, size), end="")
 
-    result = api.run_sync(settings, os.environ, args.timeout, Log(args.log_level), progress)
+    result = run_sync(settings, os.environ, args.timeout, Log(args.log_level), progress)
     if shows and last[0]:
         note()
     if args.json:

@@ -77,8 +77,16 @@ def socket_path(docker_host: str) -> str:
 class Engine:
     """One engine, asked with one short connection per request, so a restart of the engine is not noticed."""
 
-    def __init__(self, host: str = DEFAULT_HOST, *, timeout_s: float = DEFAULT_TIMEOUT_S, cap_bytes: int = DEFAULT_CAP_BYTES) -> None:
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        cap_bytes: int = DEFAULT_CAP_BYTES,
+        ends_at: float = float("inf"),  # on the monotonic clock; after that nothing is asked
+    ) -> None:
         self.host = host
+        self.ends_at = ends_at
         self._timeout_s = timeout_s
         self._cap_bytes = cap_bytes
 
@@ -162,6 +170,9 @@ class Engine:
         self, method: str, path: str, timeout_s: float, body: Optional[Mapping[str, Any]] = None
     ) -> Iterator[tuple[http.client.HTTPResponse, Callable[[int], bytes]]]:
         """Send one request; yield its answer and a reader of the body, both under one deadline: a slow drip must not hold us."""
+        timeout_s = min(timeout_s, self.ends_at - time.monotonic())
+        if timeout_s <= 0:
+            raise EngineError("hangs", "the time given is over", where=self.host + " " + path)
         deadline = time.monotonic() + timeout_s
         connection = _UnixConnection(socket_path(self.host), min(timeout_s, self._timeout_s))
         try:

@@ -10,6 +10,7 @@ Apart from the finder's thread, which facts do not need (P7).
 
 from __future__ import annotations
 
+import time
 from typing import Optional
 
 from .config import Settings
@@ -19,11 +20,12 @@ from .errors import Unreadable
 from .model import ContainerPlace, Discovery, Sandbox, Survey
 from .read import procroot, routes
 from .read.routes import HeldSandbox
+from .run import NO_TIME
 
 
-def hold(sandbox: Sandbox, settings: Settings) -> HeldSandbox:
-    """Hold one sandbox by the allowed routes. Raises Unreadable."""
-    engine = Engine(sandbox.container.engine) if sandbox.container is not None else None
+def hold(sandbox: Sandbox, settings: Settings, ends_at: float = float("inf")) -> HeldSandbox:
+    """Hold one sandbox by the allowed routes; ask no engine after ENDS_AT. Raises Unreadable."""
+    engine = Engine(sandbox.container.engine, ends_at=ends_at) if sandbox.container is not None else None
 
     def again(place: ContainerPlace) -> Optional[ContainerPlace]:
         if place.pod is not None:
@@ -36,12 +38,15 @@ def hold(sandbox: Sandbox, settings: Settings) -> HeldSandbox:
     return routes.open_sandbox(sandbox, routes=settings.routes, reinspect=again, engine=engine, spool_dir=settings.state_dir)
 
 
-def survey_all(settings: Settings, found: Discovery) -> dict[str, Survey]:
-    """Return what listing each sandbox told, by uid: for one-shot facts. Nothing stays open."""
+def survey_all(settings: Settings, found: Discovery, ends_at: float = float("inf")) -> dict[str, Survey]:
+    """Return what listing each sandbox told, by uid: for one-shot facts. Nothing stays open, none is begun after ENDS_AT."""
     surveys: dict[str, Survey] = {}
     for sandbox in found.sandboxes:
+        if time.monotonic() >= ends_at:
+            surveys[sandbox.uid] = Survey(readable=False, reason="not looked into: " + NO_TIME)
+            continue
         try:
-            held = hold(sandbox, settings)
+            held = hold(sandbox, settings, ends_at)
         except Unreadable as exc:
             surveys[sandbox.uid] = Survey(readable=False, reason=str(exc))
             continue

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 RUNTIMES = ("nemoclaw", "openshell", "docker", "podman", "k3s", "openclaw")
+LAYERS = ("host_cli", "engine", "gateway", "k3s", "sandbox", "proxy", "state_files")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import Callable, Mapping, Optional, Sequence
 from .errors import CommandError, shown
 
 DEFAULT_TIMEOUT_S = 10.0
+NO_TIME = "the time given is over"
 DEFAULT_OUTPUT_CAP = 4 * 1024 * 1024
 _BASE_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
@@ -37,6 +38,18 @@ class Result:
 
 
 Runner = Callable[..., Result]
+
+
+def until(runner: Runner, ends_at: float) -> Runner:
+    """Return a runner that gives no command more time than is left until ENDS_AT, on the monotonic clock."""
+
+    def bounded(argv: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S, **options: object) -> Result:
+        left = ends_at - time.monotonic()
+        if left <= 0:
+            raise CommandError("not run", where=shown(" ".join(argv)), cause=NO_TIME)
+        return runner(argv, timeout_s=min(timeout_s, left), **options)
+
+    return bounded
 
 
 def run(

@@ -16,7 +16,7 @@ import datetime
 from typing import Any, Mapping, Optional, Sequence
 
 from .hostinfo import HostInfo, Usage
-from .model import Discovery, Layer, Runtime, Sandbox, Survey
+from .model import LAYERS, RUNTIMES, Discovery, Layer, Runtime, Sandbox, Survey
 
 SCHEMA_VERSION = 1
 METADATA_KEYS = (
@@ -80,6 +80,21 @@ def facts(host: HostInfo, discovery: Discovery, surveys: Mapping[str, Survey], s
     if sync is not None:
         result["sync"] = dict(sync)
     return result
+
+
+def unknown(reason: str) -> dict[str, Any]:
+    """Return facts that have every key and tell nothing, because of REASON: what a later task reads is there on failure too."""
+    untold = {"present": None, "evidence": [reason]}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "node": dict.fromkeys(("id", "hostname", "os", "arch", "machine_id_hash")),
+        "runtimes": {name: {**untold, "version": None, "path": None, "user": None} for name in RUNTIMES},
+        "deployment": {"mode": None, "recommended": None, "warnings": [reason]},
+        "sandboxes": [],
+        "metadata": metadata(None),
+        "topology": {name: dict(untold) for name in LAYERS},
+        "blueprint": dict(untold),
+    }
 
 
 def metadata(box: Optional[Sandbox]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ options:
     default: false
   timeout:
     description:
-      - Seconds after which the work ends with what was found until then.
+      - Seconds after which the work ends with what was found until then. What was not asked any more says so.
     type: int
     default: 60
 attributes:
@@ -275,26 +275,16 @@ import importlib.util
 import json
 import os
 import pwd
+from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.respawn import has_respawned, respawn_module
 from ansible_collections.clawmetry.sync.plugins.module_utils import api
 from ansible_collections.clawmetry.sync.plugins.module_utils.errors import ClawmetryError
 from ansible_collections.clawmetry.sync.plugins.module_utils.model import RUNTIMES
+from ansible_collections.clawmetry.sync.plugins.module_utils.snapshot import unknown
 
 SYSTEM_CONFIG = "/etc/clawmetry/clawmetry.yml"
-
-# Full shape on failure: what a later task reads is there, and unknown.
-NO_FACTS: dict[str, object] = {
-    "schema_version": 1,
-    "node": {"id": None, "hostname": None, "os": None, "arch": None, "machine_id_hash": None},
-    "runtimes": {},
-    "deployment": {"mode": None, "recommended": None, "warnings": []},
-    "sandboxes": [],
-    "topology": {},
-    "blueprint": None,
-    "metadata": {},
-}
 
 
 def home() -> str:
@@ -356,15 +346,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     sync = module.params["sync"] and not module.check_mode
-    failed = {"changed": False, "ansible_facts": {"clawmetry": NO_FACTS}}
+
+    def fail(reason: str) -> NoReturn:
+        module.fail_json(msg=reason, changed=False, ansible_facts={"clawmetry": unknown(reason)})
+
+    if module.params["timeout"] < 1:
+        fail("timeout must be at least 1 second, it is %d" % module.params["timeout"])
     python, command = installation()
 
     if needs_yaml(module.params["config"]):
         if python and not has_respawned():
             respawn_module(python)
-        module.fail_json(msg=missing_required_lib("PyYAML", reason="to read the configuration, or the installed daemon"), **failed)
+        fail(missing_required_lib("PyYAML", reason="to read the configuration, or the installed daemon"))
     if sync and not command:
-        module.fail_json(msg="sync needs the installed daemon. Next: run the role clawmetry.sync.daemon on this host", **failed)
+        fail("sync needs the installed daemon. Next: run the role clawmetry.sync.daemon on this host")
 
     try:
         outcome = sync_now(module, command) if sync else {}
@@ -376,7 +371,7 @@ def main() -> None:
             timeout_s=float(module.params["timeout"]),
         )
     except ClawmetryError as exc:
-        module.fail_json(msg=str(exc), **failed)
+        fail(str(exc))
 
     if sync:
         facts["sync"] = outcome

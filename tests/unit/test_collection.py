@@ -26,6 +26,7 @@ from ansible.template import Templar, trust_as_template
 
 from clawmetry_sync.model import RUNTIMES
 from clawmetry_sync.version import VERSION
+from support.shape import problems
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -249,8 +250,25 @@ def test_snapshot_s_payload_grows_no_further(tmp_path: Path) -> None:
     assert snapshot_ad_hoc("clawmetry_snapshot", tmp_path)[1] <= 360_000
 
 
+@pytest.mark.spawns
+def test_snapshot_that_fails_still_has_every_fact(tmp_path: Path) -> None:
+    done = ad_hoc("clawmetry_snapshot", tmp_path, "config=%s/absent.yml" % tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    result = json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
+    assert "absent.yml" in result["msg"] and problems(result["ansible_facts"]["clawmetry"]) == []
+
+
 def snapshot_ad_hoc(name: str, tmp_path: Path) -> tuple[dict[str, Any], int]:
     """Return the facts of one ad-hoc call in check mode, and the size of what Ansible sent."""
+    done = ad_hoc(name, tmp_path, "sync=true gather_subset=min", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (payload,) = (tmp_path / "remote").glob("*/AnsiballZ_clawmetry_snapshot.py")
+    facts = json.loads(done.stdout[done.stdout.index("=> {") + 3 :])["ansible_facts"]["clawmetry"]
+    assert problems(facts) == []
+    return facts, payload.stat().st_size
+
+
+def ad_hoc(name: str, tmp_path: Path, arguments: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -259,8 +277,5 @@ def snapshot_ad_hoc(name: str, tmp_path: Path) -> tuple[dict[str, Any], int]:
         "ANSIBLE_KEEP_REMOTE_FILES": "true",
         "ANSIBLE_PIPELINING": "false",
     }
-    argv = [sys.executable, "-m", "ansible", "adhoc", "localhost", "-m", name, "--check", "-a", "sync=true gather_subset=min"]
-    done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (payload,) = (tmp_path / "remote").glob("*/AnsiballZ_clawmetry_snapshot.py")
-    return json.loads(done.stdout[done.stdout.index("{") :])["ansible_facts"]["clawmetry"], payload.stat().st_size
+    argv = [sys.executable, "-m", "ansible", "adhoc", "localhost", "-m", name, "-a", arguments, *options]
+    return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

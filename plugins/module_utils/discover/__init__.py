@@ -44,6 +44,7 @@ class Discoverer:
     prefix for every path of the host, the engine's socket included. ``deep`` also asks NemoClaw's CLI, whose
     verbs are not free of side effects. ``quick_start`` leaves the CLIs out of the first pass, which they could hold up.
     ``may_exec``: the operator allows route exec, so kubectl may be run in OpenShell's k3s container.
+    ``ends_at``, on the monotonic clock: nothing is asked of an engine or a command after that.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Discoverer:
         deep: bool = False,
         may_exec: bool = False,
         quick_start: bool = False,
+        ends_at: float = float("inf"),
     ) -> None:
+        runner = run.until(runner, ends_at)
         self._enabled = frozenset(enabled)
         self._homes = homes
         self._include = tuple(include)
@@ -73,7 +76,7 @@ class Discoverer:
         self._hurry = quick_start
         self._lookups = Lookups(root=root, runner=runner, euid=self._euid)
         scheme, separator, path = docker_host.partition("://")
-        self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host)
+        self._engine = Engine(scheme + separator + below(root, path) if scheme == "unix" else docker_host, ends_at=ends_at)
         self._docker = docker.Finder(self._engine, self._only)
         self._others = podman.Engines(root, self._engine, self._only, self._euid)
         self._pods = k3s.Pods(root, _kubectl() if may_exec else None)
@@ -289,6 +292,7 @@ def discover(
     runner: run.Runner = run.run,
     deep: bool = False,
     may_exec: bool = False,
+    ends_at: float = float("inf"),
 ) -> Discovery:
     """Look at the host once; the arguments are Discoverer's."""
     return Discoverer(
@@ -303,4 +307,5 @@ def discover(
         runner=runner,
         deep=deep,
         may_exec=may_exec,
+        ends_at=ends_at,
     ).discover()

@@ -126,7 +126,7 @@ class Engines:
             # Rootless containers of our own user are as trustworthy as ourselves, and their files ours.
             owner = None if socket.owner == self._euid else socket.owner
             prefix = socket.kind + (":" if socket.owner is None else ":%d:" % socket.owner)
-            engine = Engine("unix://" + below(self._root, socket.path), timeout_s=TIMEOUT_S)
+            engine = Engine("unix://" + below(self._root, socket.path), timeout_s=TIMEOUT_S, ends_at=self._primary.ends_at)
             self._finders[socket] = docker.Finder(engine, self._only, self._clock, prefix=prefix, owner=owner)
         answer = self._finders[socket].find()
         self._last[socket] = (self._clock(), answer)

@@ -67,7 +67,7 @@ class View:
 
 
 def layers(view: View) -> tuple[Layer, ...]:
-    """Return the layers from the top: host_cli, engine, gateway, k3s, sandbox, proxy, state_files."""
+    """Return the layers from the top: model.LAYERS."""
     lookups, runtimes, containers = view.lookups, view.runtimes, view.containers
     pids = lookups.kept("openshell processes", lambda: openshell.gateway_processes(lookups.root))
     known = gateways(
