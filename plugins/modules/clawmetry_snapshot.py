@@ -61,7 +61,7 @@ attributes:
     description: Returns facts as RV(ansible_facts).
     support: full
 requirements:
-  - PyYAML, where there is a configuration file. The module runs itself again under the installed daemon's Python, which has it.
+  - PyYAML, where there is a configuration file that is not JSON. The installed daemon's Python has it, and is used then.
 notes:
   - Without root (or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH) sandboxes are found but may not be readable. Their C(reason) says so.
 author:
@@ -280,6 +280,7 @@ from typing import NoReturn
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.respawn import has_respawned, respawn_module
 from ansible_collections.clawmetry.sync.plugins.module_utils import api
+from ansible_collections.clawmetry.sync.plugins.module_utils.config import MAX_CONFIG_BYTES
 from ansible_collections.clawmetry.sync.plugins.module_utils.errors import ClawmetryError
 from ansible_collections.clawmetry.sync.plugins.module_utils.model import RUNTIMES
 from ansible_collections.clawmetry.sync.plugins.module_utils.snapshot import unknown
@@ -310,9 +311,18 @@ def installation() -> tuple[str | None, str | None]:
 
 
 def needs_yaml(config: str | None) -> bool:
-    """There is a configuration to read, and this Python has no PyYAML to do it."""
+    """There is a configuration to read that is not JSON, and this Python has no PyYAML to do it."""
+    if importlib.util.find_spec("yaml") is not None:
+        return False
     files = [config] if config else [SYSTEM_CONFIG, home() + "/.config/clawmetry/clawmetry.yml"]
-    return any(os.path.exists(path) for path in files) and importlib.util.find_spec("yaml") is None
+    try:
+        with open(next(path for path in files if os.path.exists(path)), "rb") as stream:
+            json.loads(stream.read(MAX_CONFIG_BYTES))
+    except (StopIteration, OSError):
+        return False  # none to read, or none that can be: api says which
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def sync_now(module: AnsibleModule, command: str) -> dict[str, object]:
@@ -357,7 +367,7 @@ def main() -> None:
     if needs_yaml(module.params["config"]):
         if python and not has_respawned():
             respawn_module(python)
-        fail(missing_required_lib("PyYAML", reason="to read the configuration, or the installed daemon"))
+        fail(missing_required_lib("PyYAML", reason="to read a configuration that is not JSON, or the installed daemon"))
     if sync and not command:
         fail("sync needs the installed daemon. Next: run the role clawmetry.sync.daemon on this host")
 

@@ -123,6 +123,17 @@ def _subdirs(root: HeldDir, path: bytes, limit: int) -> list[bytes]:
     return sorted(names)
 
 
+def _agent_names(state: HeldDir) -> list[bytes]:
+    """Return the names below agents/, without plain files: a note somebody left there is no agent."""
+    try:
+        with state.open_dir(b"agents") as held:
+            names, _more = held.names(MAX_AGENTS)
+            kinds = [(name, held.stat(name)) for name in names]
+    except (FileNotFoundError, Unreadable):
+        return []
+    return sorted(name for name, seen in kinds if seen is not None and not is_file(seen))
+
+
 def _join(*parts: bytes) -> bytes:
     return b"/".join(part for part in parts if part not in (b"", b"."))
 
@@ -133,7 +144,7 @@ def _state_at(root: HeldDir, path: bytes) -> Optional[State]:
         with root.open_dir(path) as held:
             names, _more = held.names(10_000)
             agents = []
-            for agent in _subdirs(held, b"agents", MAX_AGENTS):
+            for agent in _agent_names(held):
                 agents.append(
                     Agent(
                         agent,

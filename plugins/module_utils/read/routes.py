@@ -13,6 +13,7 @@ own programs (exec), where the operator allows it and nothing else leads in.
 
 from __future__ import annotations
 
+import stat
 from importlib import import_module
 from typing import Any, Callable, Optional, Sequence, Union
 
@@ -236,8 +237,10 @@ def survey(held: HeldSandbox) -> Survey:
                         size += seen.st_size
                         newest = max(newest or 0.0, seen.st_mtime)
                     has_jsonl = has_jsonl or any(not meaning.packed for _name, meaning in files)
-            except (FileNotFoundError, Unreadable):
+            except FileNotFoundError:
                 pass
+            except Unreadable as exc:
+                reason = reason or "sessions of agent %s: %s" % (agents[-1], exc)
             kept = held.database_sessions(agent.database) if _exists(held.root, agent.database) else None
             if kept is not None:
                 has_sqlite = True

@@ -19,7 +19,7 @@ from typing import Optional
 import pytest
 
 from clawmetry_sync.errors import Unreadable
-from clawmetry_sync.model import ContainerPlace, HomePlace, Mount, Sandbox
+from clawmetry_sync.model import ContainerPlace, HomePlace, Mount, Sandbox, Survey
 from clawmetry_sync.read import routes
 
 ROUTES = ("proc", "volume", "archive")
@@ -155,6 +155,29 @@ def test_a_survey_of_an_empty_home_is_unreadable_with_a_reason(tmp_path: Path) -
         held.close()
     assert not found.readable
     assert found.reason == "no OpenClaw state directory was found in it"
+
+
+def surveyed(home: Path) -> Survey:
+    held = routes.open_sandbox(Sandbox("bare:x", "home", "bare", home=HomePlace(os.fsencode(home))), routes=ROUTES)
+    try:
+        return routes.survey(held)
+    finally:
+        held.close()
+
+
+def test_a_survey_tells_unreadable_from_empty_and_counts_files_only(tmp_path: Path) -> None:
+    fill(tmp_path / ".openclaw")
+    agents = tmp_path / ".openclaw/agents"
+    (agents / "main/sessions/planted.jsonl").symlink_to("/etc/passwd")
+    os.mkfifo(agents / "main/sessions/pipe.jsonl")
+    (agents / "README").write_bytes(b"no agent\n")
+    (agents / "quiet/sessions").mkdir(parents=True)
+    found = surveyed(tmp_path)
+    assert (found.agents, found.session_count, found.reason) == (("main", "quiet"), 1, None)
+    (agents / "sly").mkdir()
+    (agents / "sly/sessions").symlink_to(agents / "main/sessions")
+    found = surveyed(tmp_path)
+    assert found.session_count == 1 and found.reason is not None and found.reason.startswith("sessions of agent sly: ")
 
 
 def test_hostile_agent_names_come_back_escaped(tmp_path: Path) -> None:
