@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.installhost import DISTRIBUTIONS, Host, host, watched
+from support.installhost import DISTRIBUTIONS, Host, host
+from support.watch import watched
 
 
 @pytest.mark.root
@@ -98,7 +99,7 @@ REFUSED = {
 
 @pytest.mark.root
 def test_the_watcher_itself_sees_a_secret_in_an_environment(untouched: Host) -> None:
-    with pytest.raises(AssertionError, match="SEEN in /proc/[0-9]+/environ"), watched(untouched, "/srv/key"):
+    with pytest.raises(AssertionError, match="SEEN in /proc/[0-9]+/environ"), watched(untouched.id, "/srv/key"):
         untouched.sh("KEY=$(cat /srv/key) sh -c 'sleep 2; :'")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.installhost import DISTRIBUTIONS, host, secret, watched
+from support.installhost import DISTRIBUTIONS, host, secret
+from support.watch import watched
 
 
 @pytest.mark.root
@@ -26,7 +27,7 @@ def test_sudo_user_installs_with_keys_that_nobody_sees(collection: Path, codenam
         files = machine.key("/home/ann/api key", api_key, owner="ann"), machine.key("/home/ann/encryption", encryption_key, owner="ann")
         options = ("--offline", "/wheels", "--api-key-file", files[0], "--encryption-key-file=" + files[1])
 
-        with watched(machine, *files):
+        with watched(machine.id, *files):
             dry = machine.install(*options, "--dry-run", "--verbose", user="ann")
             first = machine.install(*options, "--verbose", user="ann")
             assert first.code == 0 and first.changed > 5, first.said

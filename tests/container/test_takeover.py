@@ -19,11 +19,12 @@ import pytest
 
 from support.decoder import open_blob, seal_blob
 from support.ingest import Ingest
-from support.installhost import Host, Run, host, secret, watched
+from support.installhost import Host, Run, host, secret
 from support.node import until
 from support.sandbox import docker
 from support.tls import make_certificates
 from support.upstream import LEGACY_KEY, NODE_ID, OLD_API_KEY, PASSPHRASE, make_upstream_home
+from support.watch import watched
 
 OLD_KEY = base64.urlsafe_b64encode(LEGACY_KEY).decode()
 SESSIONS = "/root/.openclaw/agents/main/sessions"
@@ -166,7 +167,7 @@ def beside_it(machine: Host, scratch: Path) -> None:
         "clawmetry_daemon_pip_proxy": "http://ann:%s@127.0.0.1:9" % passwords[1],
     }
     before = machine.sh("find /opt /root/.clawmetry /usr/local/bin /etc/systemd -not -name __pycache__ -not -name '*.pyc' | sort")
-    with watched(machine, *files):
+    with watched(machine.id, *files):
         first = machine.play(scratch, "site", **variables)
         assert first.code == 0 and first.changed > 5, first.said
         assert machine.sh(UNITS, check=False).split() == ["active", "active", "enabled", "enabled"]
@@ -195,7 +196,7 @@ def in_its_place(machine: Host, scratch: Path, ingest: Ingest) -> None:
         "clawmetry_daemon_adopt": True,
     }
     docker("exec", "-d", machine.id, "python3", "-Ic", AGENT)
-    with watched(machine, *files):
+    with watched(machine.id, *files):
         first = machine.play(scratch, "site", **variables)
         assert first.code == 0, first.said
         at_debug(machine)

@@ -39,26 +39,6 @@ find /etc /opt /usr /home /root /srv /var -xdev \( -path /var/lib/systemd -o -pa
   -o -not -name __pycache__ -not -name '*.pyc' -printf '%p %y %m %u %s %T@\n'
 find /tmp -xdev -mindepth 1 -not -path '*/systemd-private-*' -not -name '.*-unix' -printf '%p\n'
 """
-# Looks for secrets in every command line and environment for as long as a run takes; of itself it shows nothing.
-WATCH = r"""
-import glob, os, sys, time
-needles = [open(name, "rb").read().strip() for name in sys.argv[1:]]
-assert all(len(needle) > 20 for needle in needles)
-print("watching", flush=True)
-rounds = 0
-while not os.path.exists("/run/watched"):
-    rounds += 1
-    time.sleep(0.02)
-    for name in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
-        try:
-            with open(name, "rb") as stream:
-                data = stream.read()
-        except OSError:
-            continue
-        if any(needle in data for needle in needles):
-            print("SEEN in", name, data.replace(b"\0", b" ")[:60], flush=True)
-print("rounds", rounds, flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -175,23 +155,6 @@ def host(codename: str, collection: Path, *, network: str = "none") -> Iterator[
         yield machine
     finally:
         docker("rm", "-f", "-v", made, check=False)
-
-
-@contextlib.contextmanager
-def watched(machine: Host, *files: str) -> Iterator[None]:
-    """While this lasts, no secret of FILES is in the arguments or the environment of any process."""
-    machine.sh("rm -f /run/watched")
-    argv = ["docker", "exec", "-i", machine.id, "python3", "-Ic", WATCH, *files]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as watcher:
-        assert watcher.stdout is not None
-        assert watcher.stdout.readline() == "watching\n"
-        try:
-            yield
-        finally:
-            machine.sh("touch /run/watched")
-            seen = watcher.stdout.read()
-    assert "SEEN" not in seen, seen
-    assert int(seen.split()[-1]) > 20, "it looked too seldom: %s" % seen
 
 
 def secret() -> str:

@@ -64,7 +64,8 @@ def egress_command(ground: Ground) -> str:
 
 
 def _inside(ground: Ground, seen: str) -> Check:
-    why = "its agent can read the keys and change what is sent, and its network policy must let every upload through"
+    who = "whoever is root in it" if ground.euid == 0 else "its agent, where it is the same user,"
+    why = who + " can read the keys and change what is sent, and its network policy must let every upload through"
     snippet = egress_snippet(ground)
     step = "better install on the host; else, " + egress_command(ground) if snippet else "install on the host: docs/deployment.md"
     return Check("mode", WARN, "inside a sandbox: " + seen, why, step, snippet)

@@ -61,6 +61,8 @@ def daemon(ground: Ground) -> list[Check]:
         return [Check("daemon", WARN, told(problem), why, problem.next_step or "systemctl status clawmetry")]
     if status is None:
         step = "systemctl start clawmetry" if ground.has_systemd else "clawmetry run"
+        if ground.host.in_sandbox:
+            step = "on the host: systemctl status 'clawmetry-sandbox@*'"
         place = "no state yet" if not os.path.isdir(ground.settings.state_dir) else "its cursors are kept"
         path = ground.settings.queue_path
         reason = Queue.peek_status(path).get("reason") if os.path.isfile(path) and os.access(path, os.R_OK) else None

@@ -13,7 +13,6 @@ own programs (exec), where the operator allows it and nothing else leads in.
 
 from __future__ import annotations
 
-import stat
 from importlib import import_module
 from typing import Any, Callable, Optional, Sequence, Union
 
