@@ -51,10 +51,10 @@ def foreign_envelopes(directory: str, opens: Callable[[bytes], bytes]) -> Option
 
     Looks only: without an archive, or with one that cannot be read just now, there is nothing to say.
     """
-    path = os.path.join(directory, "archive.db")
+    path = os.path.join(directory, FILE)
     ends = "SELECT payload FROM envelope WHERE id IN ((SELECT min(id) FROM envelope), (SELECT max(id) FROM envelope)) ORDER BY id"
     try:
-        with contextlib.closing(sqlite3.connect("file:%s?mode=ro" % quote(path), uri=True, timeout=5.0)) as db:
+        with contextlib.closing(peek.open_to_read(path)) as db:
             payloads = [payload for (payload,) in db.execute(ends)]
     except sqlite3.Error:
         return None
