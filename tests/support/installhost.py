@@ -160,5 +160,3 @@ def host(codename: str, collection: Path, *, network: str = "none") -> Iterator[
 def secret() -> str:
     """256 bits as keygen prints them."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-
-
