@@ -14,7 +14,7 @@ description:
   - Makes C(/opt/clawmetry) in a sandbox of this host be what a daemon inside needs. It is the program, an environment with a copy
     of the sandbox's own Python, the configuration and the keys. They belong to the sandbox's root.
   - Works through the root directory of the container's first process, without running anything of the sandbox.
-  - Starts nothing; the role M(clawmetry.sync.sandbox_daemon#role) does.
+  - Starts nothing; the role P(clawmetry.sync.sandbox_daemon#role) does.
   - A daemon on the host, which is recommended, needs none of this.
 options:
   sandbox:

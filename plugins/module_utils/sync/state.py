@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Mapping, Optional, Union
 
 from ..queue import Queue, SourceRow
-from ..read import index, layout, tail
+from ..read import layout, tail
+from ..read.index import Entry
 from ..read.sent import SentLines
 from ..seal import Sealer
 from .database import Database
@@ -74,7 +75,7 @@ class Agent:
     listing: list[tuple[bytes, layout.SessionName]]
     listing_signature: tuple[int, int] = (0, 0)
     listed_at: float = -1e9
-    entries: Optional[dict[str, index.Entry]] = None
+    entries: Optional[dict[str, Entry]] = None
     index_signature: Optional[Signature] = None
     index_at: float = -1e9
     scanned_at: float = -1e9
@@ -90,7 +91,7 @@ class Agent:
         return self.counted[1]
 
     @property
-    def index(self) -> Mapping[str, index.Entry]:
+    def index(self) -> Mapping[str, Entry]:
         """What sessions.json and the database say of sessions; the database is the newer store."""
         entries = self.entries or {}
         return ChainMap(self.database.entries, entries) if self.database is not None else entries

@@ -12,7 +12,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ class Ground:
         (self.packages / "yaml/__init__.py").write_text("x = 1\n")
         self.root = HeldDir.hold(os.fsencode(self.top))
 
-    def plan(self, given: dict[str, Any] = GIVEN, **keys: Any) -> deliver.Plan:
+    def plan(self, given: Mapping[str, Any] | None = None, **keys: Any) -> deliver.Plan:
         paths = {"release": str(self.release), "packages": str(self.packages)}
-        wanted = deliver.wanted(SEEN, self.root, given=given, keys={**KEYS, **keys}, **paths)
+        wanted = deliver.wanted(SEEN, self.root, given=GIVEN if given is None else given, keys={**KEYS, **keys}, **paths)
         # Not everybody who runs tests may give files away.
         wanted = {path: replace(entry, uid=os.geteuid(), gid=os.getegid()) for path, entry in wanted.items()}
         return deliver.plan(self.root, wanted)
