@@ -21,7 +21,9 @@ checkout carries. Safe to run again.
   --encryption-key-file FILE  seal with the key in FILE
                               without both, an encrypted archive is kept on this
                               host, and its key is made here
-  --mode host|sandbox         where the daemon runs (host)
+  --mode host|sandbox         where the daemon runs (host); sandbox puts one into
+                              each sandbox of this host, which is second best
+  --sandbox NAME              with --mode sandbox: this one only; may be repeated
   --dry-run                   show what would change, and change nothing
   --yes                       do not ask
   --offline DIR               take the packages from DIR, use no network
@@ -46,25 +48,29 @@ fail() {
 
 # -- what was asked for -------------------------------------------------------------------------
 
-api_key='' encryption_key='' mode='' wheels='' fill=''
+api_key='' encryption_key='' mode='' sandboxes='' wheels='' fill=''
 dry_run=no yes=no uninstall=no purge=no verbose=no keys_given=no
 
 while [ $# -gt 0 ]; do
   option=$1
   shift
   case $option in
-  --api-key-file=* | --encryption-key-file=* | --mode=* | --offline=* | --make-offline=*)
+  --api-key-file=* | --encryption-key-file=* | --mode=* | --sandbox=* | --offline=* | --make-offline=*)
     set -- "${option#*=}" "$@"
     option=${option%%=*}
     ;;
   esac
   case $option in
-  --api-key-file | --encryption-key-file | --mode | --offline | --make-offline)
+  --api-key-file | --encryption-key-file | --mode | --sandbox | --offline | --make-offline)
     [ -n "${1-}" ] || refuse "$option wants a value" "scripts/install.sh --help"
     case $option in
     --api-key-file) api_key=$1 keys_given=yes ;;
     --encryption-key-file) encryption_key=$1 keys_given=yes ;;
     --mode) mode=$1 ;;
+    --sandbox)
+      sandboxes="$sandboxes$1
+"
+      ;;
     --offline) wheels=$1 ;;
     --make-offline) fill=$1 ;;
     esac
@@ -89,8 +95,9 @@ case $mode in
 *) refuse "--mode is host or sandbox" "scripts/install.sh --help" ;;
 esac
 [ $purge = no ] || [ $uninstall = yes ] || refuse "--purge goes with --uninstall only" "scripts/install.sh --uninstall --purge"
-[ $uninstall = no ] || [ "$keys_given$mode" = no ] ||
-  refuse "--uninstall takes neither keys nor a mode" "scripts/install.sh --uninstall"
+[ $uninstall = no ] || [ $keys_given = no ] || refuse "--uninstall takes no keys" "scripts/install.sh --uninstall"
+[ -z "$sandboxes" ] || [ "$mode" = sandbox ] || refuse "--sandbox goes with --mode sandbox" "scripts/install.sh --mode sandbox --sandbox NAME"
+[ $purge = no ] || [ "$mode" != sandbox ] || refuse "nothing is kept in a sandbox, so there is nothing to purge" "leave --purge out"
 [ -z "$fill" ] || [ "$keys_given$mode$wheels$dry_run$uninstall" = nonono ] ||
   refuse "--make-offline only fills a directory and goes with no other option" "scripts/install.sh --make-offline DIR"
 
@@ -227,13 +234,19 @@ read -r place <"$work/here"
 
 why="from outside it reads every sandbox of the host with one daemon, the agents can neither
              stop nor change it nor see its keys, and no sandbox needs a rule for the network"
-if [ "$place" = sandbox ] && [ "$mode" != sandbox ]; then
-  refuse "this is the inside of a sandbox, and the daemon belongs on its host: $why" "run scripts/install.sh on the host"
+if [ "$place" = sandbox ]; then
+  refuse "this is the inside of a sandbox, and the daemon belongs on its host: $why. --mode sandbox is worked from there too" \
+    "run scripts/install.sh on the host"
 fi
 if [ "$mode" = sandbox ]; then
-  if [ ! -d "$here/roles/sandbox_daemon" ] || ! grep -q clawmetry_mode "$here/playbooks/site.yml"; then
-    refuse "--mode sandbox is not in this release (it has no role sandbox_daemon). The host is the better place: $why" \
-      "scripts/install.sh --mode host, on the host"
+  [ "$system" = Linux ] || refuse "containers live in a virtual machine on macOS, out of reach of --mode sandbox" "leave --mode out"
+  command -v docker >/dev/null ||
+    refuse "--mode sandbox runs the daemon with the command docker, and there is none. The host is the better place: $why" \
+      "scripts/install.sh --mode host"
+  set -- /etc/systemd/system/clawmetry-sandbox@*.service
+  if [ $uninstall = no ] && [ ! -e "$1" ] && { [ -z "$api_key" ] || [ -z "$encryption_key" ]; }; then
+    refuse "a daemon in a sandbox ships to an ingest, and needs both keys. The host is the better place: $why" \
+      "scripts/install.sh --mode sandbox --api-key-file FILE --encryption-key-file FILE"
   fi
 fi
 
@@ -263,7 +276,10 @@ if [ "$uid" -ne 0 ] && [ "$system" != Darwin ]; then
   fi
 fi
 
-if [ $uninstall = yes ]; then
+if [ $uninstall = yes ] && [ "$mode" = sandbox ]; then
+  say "To do"
+  echo "  remove     the daemon in the sandboxes, its keys and what it has not sent, and its services on this host"
+elif [ $uninstall = yes ]; then
   say "To do"
   echo "  remove     the service, the program and the command clawmetry"
   if [ $purge = yes ]; then
@@ -273,6 +289,13 @@ if [ $uninstall = yes ]; then
   else
     echo "  keep       configuration, keys, queue and archive (--purge removes them)"
   fi
+elif [ "$mode" = sandbox ]; then
+  say "To do"
+  if [ -n "$sandboxes" ]; then echo "  install    in the sandbox $(printf %s "$sandboxes" | tr '\n' ' ')"; else echo "  install    in each sandbox of this host"; fi
+  echo "  WARNING    second best. The host is recommended: $why"
+  echo "  rule       each sandbox's network policy must let it through: docs/policy.md"
+  echo "  run        by $supervisor"
+  echo "  send       to ClawMetry, sealed with your key"
 else
   say "To do"
   echo "  install    on the host: $why"
@@ -319,7 +342,8 @@ if ! cmp -s "$here/requirements/quickstart.txt" "$venv/requirements.txt" || ! "$
   }
   cp "$here/requirements/quickstart.txt" "$venv/requirements.txt"
 fi
-if [ -n "$wheels" ] && [ $uninstall = no ]; then
+# The packages for a sandbox are for its own Python; the role looks for them.
+if [ -n "$wheels" ] && [ $uninstall = no ] && [ "$mode" != sandbox ]; then
   pinned install roles/daemon/files/requirements.txt --dry-run --ignore-installed "$@" >/dev/null ||
     refuse "$wheels does not have what the daemon needs for Python $version" "scripts/install.sh --make-offline DIR, on a machine with Python $version"
 fi
@@ -332,25 +356,29 @@ chmod 0600 "$work/settings.json"
 "$venv/bin/python" -IBc '
 import json, os, sys
 
-python, api_key, encryption_key, wheels, mode, purge = sys.argv[1:]
-settings = {"ansible_python_interpreter": sys.executable, "clawmetry_daemon_python": python, "clawmetry_mode": mode}
-for variable, path in (("clawmetry_daemon_api_key", api_key), ("clawmetry_daemon_encryption_key", encryption_key)):
+python, api_key, encryption_key, wheels, mode, purge, sandboxes = sys.argv[1:]
+role = {"host": "clawmetry_daemon_", "sandbox": "clawmetry_sandbox_daemon_"}[mode]
+settings = {"ansible_python_interpreter": sys.executable, "clawmetry_mode": mode, role + "python": python}
+if mode == "sandbox":
+    settings[role + "sandboxes"] = sandboxes.splitlines()
+for variable, path in ((role + "api_key", api_key), (role + "encryption_key", encryption_key)):
     if path:
         settings["install_path_of_" + variable] = path
         settings[variable] = "{{ lookup(\"ansible.builtin.file\", install_path_of_%s) | trim }}" % variable
 # What this script gave to pip, the role gives to it too: sudo drops the environment.
 if wheels:
-    settings.update(clawmetry_daemon_wheel_dir=wheels, clawmetry_daemon_wheel_dir_on="target")
+    settings.update({role + "wheel_dir": wheels, role + "wheel_dir_on": "target"})
 else:
     for variable, names in (
-        ("clawmetry_daemon_pip_index_url", ["PIP_INDEX_URL"]),
-        ("clawmetry_daemon_pip_proxy", ["PIP_PROXY", "HTTPS_PROXY", "https_proxy"]),
-        ("clawmetry_daemon_pip_ca_file", ["PIP_CERT", "REQUESTS_CA_BUNDLE"]),
+        (role + "pip_index_url", ["PIP_INDEX_URL"]),
+        (role + "pip_proxy", ["PIP_PROXY", "HTTPS_PROXY", "https_proxy"]),
+        (role + "pip_ca_file", ["PIP_CERT", "REQUESTS_CA_BUNDLE"]),
     ):
         settings.update({variable: os.environ[name] for name in reversed(names) if os.environ.get(name)})
-settings["clawmetry_daemon_purge"] = purge == "yes"
+if mode == "host":
+    settings[role + "purge"] = purge == "yes"
 json.dump(settings, sys.stdout)
-' "$python" "$api_key" "$encryption_key" "$wheels" "${mode:-host}" "$purge" >"$work/settings.json"
+' "$python" "$api_key" "$encryption_key" "$wheels" "${mode:-host}" "$purge" "$sandboxes" >"$work/settings.json"
 
 # Run by root in a directory of its own, with none of the caller's environment.
 # shellcheck disable=SC2016 # expanded by the shell that runs it
@@ -393,7 +421,11 @@ elif [ $uninstall = yes ]; then
   rm -rf "$data"
   [ "$uid" -eq 0 ] || rmdir "$cache" 2>/dev/null || :
   say "Removed"
-  [ $purge = yes ] || echo "  configuration, keys, queue and archive stay; scripts/install.sh --uninstall --purge removes them"
+  [ $purge = yes ] || [ "$mode" = sandbox ] || echo "  configuration, keys, queue and archive stay; scripts/install.sh --uninstall --purge removes them"
+elif [ "$mode" = sandbox ]; then
+  say "Installed"
+  echo "  docker exec CONTAINER /opt/clawmetry/clawmetry doctor    says what is missing, and the rule for the network"
+  echo "  systemctl status 'clawmetry-sandbox@*'                   what keeps it alive"
 else
   command=clawmetry
   [ "$system" != Darwin ] || command=$HOME/.local/bin/clawmetry

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.installhost import DISTRIBUTIONS, Host, host
+from support.installhost import DISTRIBUTIONS, Host, host, secret
 from support.watch import watched
 
 
@@ -40,6 +40,15 @@ def test_root_tries_installs_upgrades_and_removes(collection: Path, codename: st
         shown = machine.sh("journalctl --no-pager --output=verbose; systemctl show clawmetry", check=False)
         shown += machine.sh("clawmetry doctor; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null", check=False)
         assert "clawmetry.service" in shown and key.rstrip("=\n") not in first.said + shown
+
+        # Into the sandboxes it would go where there is an engine; here it is refused, before the first change.
+        looked = machine.look()
+        keys = machine.key("/root/a", "cm_0123456789"), machine.key("/root/k", secret())
+        inside = machine.install("--mode", "sandbox", "--api-key-file", keys[0], "--encryption-key-file", keys[1], "--sandbox", "build-7")
+        why = (1, "no engine socket") if machine.sh("command -v docker", check=False) else (2, "there is none. The host is the better place")
+        assert inside.code == why[0] and why[1] in inside.said, inside.said
+        machine.sh("rm /root/a /root/k")
+        assert {line.split()[0] for line in machine.look()} == {line.split()[0] for line in looked}
 
         # The same packages are needed by the next release, so neither a network nor --offline.
         machine.sh("cp -r /clawmetry /srv/newer; sed -i 's/^VERSION = .*/VERSION = \"99.0.0\"/' /srv/newer/plugins/module_utils/version.py")
@@ -91,7 +100,10 @@ REFUSED = {
     "value missing": (["--offline"], "--offline wants a value", "--help"),
     "no such directory": (["--offline", "/srv/none"], "wants a directory", "--make-offline"),
     "purge of nothing": (["--purge"], "goes with --uninstall", "--uninstall --purge"),
-    "keys at removal": (["--uninstall", "--api-key-file", "/srv/key"], "neither keys nor a mode", "--uninstall"),
+    "keys at removal": (["--uninstall", "--api-key-file", "/srv/key"], "takes no keys", "--uninstall"),
+    "sandboxes without keys": (["--mode", "sandbox"], "needs both keys", "--mode sandbox --api-key-file FILE"),
+    "one sandbox in host mode": (["--sandbox", "build-7"], "goes with --mode sandbox", "--mode sandbox --sandbox NAME"),
+    "purge of a sandbox": (["--uninstall", "--purge", "--mode=sandbox"], "nothing is kept in a sandbox", "leave --purge out"),
     "fill and install": (["--make-offline", "/srv/x", "--offline", "/wheels"], "no other option", "--make-offline DIR"),
     "secret as an option": (["--api-key=cm_thesecret"], "unknown option --api-key.", "--help"),
 }  # fmt: skip
@@ -123,14 +135,6 @@ def test_other_systems_are_refused(untouched: Host) -> None:
 def test_inside_a_sandbox_the_host_is_named_with_the_reason(untouched: Host) -> None:
     run = untouched.install("--offline", "/wheels", OPENSHELL_SANDBOX="build-7")
     assert run.code == 2 and "inside of a sandbox" in run.said and "on the host" in run.said.split("Next: ")[1], run.said
-
-
-@pytest.mark.root
-def test_sandbox_mode_is_refused_while_the_collection_cannot(untouched: Host, collection: Path) -> None:
-    if (collection / "roles/sandbox_daemon").exists():
-        pytest.skip("this collection has the role")
-    run = untouched.install("--mode", "sandbox")
-    assert run.code == 2 and "no role sandbox_daemon" in run.said and "--mode host" in run.said.split("Next: ")[1], run.said
 
 
 @pytest.mark.root

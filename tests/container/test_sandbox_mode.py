@@ -251,8 +251,7 @@ def made(cleanup: contextlib.ExitStack, name: str, *options: str, image: str = I
     flags = ("--label", LABEL, *LABELS, "--label", "openshell.ai/sandbox-name=" + name, "--label", "openshell.ai/sandbox-id=" + name)
     full = docker("run", "--detach", "--pull=never", "--user=0", "--name", name, *flags, *options, image).decode().strip()
     cleanup.callback(lambda: docker("rm", "-f", "-v", full, check=False))
-    script = "mkdir -p $1/.openclaw/agents/main/sessions; chown -R $2:$2 $1/.openclaw"
-    docker("exec", full, "sh", "-c", script, "sh", state, owner, check="--read-only" not in options)
+    docker("exec", "-u", owner, full, "mkdir", "-p", state + "/.openclaw/agents/main/sessions")
     return full
 
 
@@ -278,14 +277,14 @@ def test_what_makes_it_impossible_or_unsafe_is_told(cleanup: contextlib.ExitStac
     assert "no python3" in " ".join(bare.problems)
     alone = seen(made(cleanup, unique + "-none", "--network=none"))
     assert "no network of its own" in " ".join(alone.problems)
-    sealed = seen(made(cleanup, unique + "-ro", net, "--read-only", "--tmpfs=/sandbox:uid=998,gid=998"))
+    sealed = seen(made(cleanup, unique + "-ro", net, "--read-only", "--tmpfs=/sandbox", owner="0"))
     assert "read-only" in " ".join(sealed.problems)
     dropped = seen(made(cleanup, unique + "-drop", net, "--cap-drop=DAC_OVERRIDE"))
     assert "CAP_DAC_OVERRIDE" in dropped.hazards[0] and dropped.user == 998
 
     # As OpenShell's base image has it: the only Python is one that the agent may write.
-    moved = "mkdir /sandbox/.uv; mv $(readlink -f /usr/bin/python3) /sandbox/.uv/; ln -sf /sandbox/.uv/python3.* /usr/bin/python3"
-    docker("exec", fine, "sh", "-c", moved)
+    moved = "mkdir /sandbox/.uv; mv $(busybox readlink -f $1) /sandbox/.uv/; busybox ln -sf /sandbox/.uv/python3.* $1"
+    docker("exec", fine, "sh", "-c", moved, "sh", "/usr/bin/python3")
     told = seen(fine)
     assert "Python can be changed by the agent" in told.hazards[0] and "/sandbox" in told.hazards[0] and told.user == 998
 

@@ -28,7 +28,7 @@ import ssl
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import yaml
 
@@ -47,7 +47,7 @@ class Denied(Exception):
     detail: str
 
 
-def endpoint_of(policy: Any, host: str, port: int, binary: Optional[str]) -> Any:
+def endpoint_of(policy: Any, host: str, port: int, binary: str) -> Any:
     """Return the endpoint of the entry that lets BINARY reach HOST and PORT. Raises Denied."""
     entries = (policy or {}).get("network_policies") or {}
     named = False
@@ -70,18 +70,24 @@ def check(endpoint: Any, method: str, path: str) -> None:
         raise Denied("no rule allows %s %s" % (method, path))
 
 
-def program_of(address: tuple[str, int], container: str) -> Optional[str]:
-    """Return the executable of whoever in the container owns the connection from ADDRESS, None when nobody is found."""
+def program_of(address: tuple[str, int], container: str) -> str:
+    """Return the executable of whoever in the container owns the connection from ADDRESS, or why that is not known."""
     pids = [pid for pid in os.listdir("/proc") if pid.isdigit() and container in _text("/proc/%s/cgroup" % pid)]
     local = "%s:%04X" % ("".join("%02X" % int(part) for part in reversed(address[0].split("."))), address[1])
-    for row in (row.split() for pid in pids[:1] for row in _text("/proc/%s/net/tcp" % pid).splitlines()[1:]):
-        if row[1] != local or row[9] == "0":
-            continue
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                if any(os.readlink(fd.path) == "socket:[%s]" % row[9] for fd in os.scandir("/proc/%s/fd" % pid)):
-                    return os.readlink("/proc/%s/exe" % pid)
-    return None
+    rows = [row.split() for pid in pids for row in _text("/proc/%s/net/tcp" % pid).splitlines()[1:]]
+    wanted = {"socket:[%s]" % row[9] for row in rows if row[1] == local and row[9] != "0"}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if wanted & set(map(_link, os.scandir("/proc/%s/fd" % pid))):
+                return os.readlink("/proc/%s/exe" % pid)
+    return "unknown (%d processes, %d rows, %d of them its own)" % (len(pids), len(rows), len(wanted))
+
+
+def _link(entry: os.DirEntry[str]) -> str:
+    try:
+        return os.readlink(entry.path)
+    except OSError:
+        return ""
 
 
 def _text(path: str) -> str:
@@ -108,7 +114,7 @@ class Proxy:
         self.outside = ssl.create_default_context(cafile=arguments.upstream_ca)
         self._lock = threading.Lock()
 
-    def allowed(self, binary: Optional[str], host: str, port: int, method: str = "", path: str = "") -> None:
+    def allowed(self, binary: str, host: str, port: int, method: str = "", path: str = "") -> None:
         """Raise Denied, or return; either is written down."""
         verdict = "allowed"
         try:
@@ -143,7 +149,7 @@ class Proxy:
                 while self.one(secured, host, port, binary):
                     pass
 
-    def one(self, client: ssl.SSLSocket, host: str, port: int, binary: Optional[str]) -> bool:
+    def one(self, client: ssl.SSLSocket, host: str, port: int, binary: str) -> bool:
         """Pass one request on, or refuse it. False when the connection is over."""
         head = read_head(client.recv)
         if not head:
@@ -196,7 +202,7 @@ def answer(status: int, body: bytes, kind: str = "text/plain") -> bytes:
     return head.encode() + body
 
 
-def denial(exc: Denied, host: str, port: int, binary: Optional[str]) -> bytes:
+def denial(exc: Denied, host: str, port: int, binary: str) -> bytes:
     told = {"error": "policy_denied", "detail": exc.detail, "host": host, "port": port, "binary": binary}
     return answer(403, json.dumps(told).encode(), "application/json")
 

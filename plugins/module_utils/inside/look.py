@@ -177,7 +177,7 @@ def _inside(seen: Look, place: ContainerPlace, held: HeldSandbox, engine: ExecEn
     dropped = [str(name).upper() for name in field(config, "HostConfig", "CapDrop") or ()]
     if agent[0] and {"ALL", "CAP_DAC_OVERRIDE", "DAC_OVERRIDE"} & set(dropped):
         hazards.append("its root may not read the agent's files (CAP_DAC_OVERRIDE is dropped), so the daemon has to be the agent's user")
-    why_not = unprotected(root, b"opt")
+    why_not = unprotected(root, b"opt") if _is_directory(root, b"opt") else ""
     if why_not:
         hazards.append("a write-protected place is missing: " + why_not)
     told = _python(root, engine, seen.container)
