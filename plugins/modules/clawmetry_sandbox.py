@@ -36,6 +36,10 @@ options:
     description: Keys of C(clawmetry.yml). Paths of its own and what is looked for are given.
     type: dict
     default: {}
+  proxy:
+    description: The C(proxy) of C(clawmetry.yml), which may carry a password.
+    type: str
+    default: ""
   api_key:
     description: The API key. Empty leaves the one that is there.
     type: str
@@ -79,7 +83,8 @@ EXAMPLES = r"""
     packages: /opt/clawmetry-sandbox/packages/3.11-x86_64-2.36
     config:
       ingest_url: https://ingest.clawmetry.com
-      proxy: http://10.200.0.1:3128
+      ca_file: /etc/openshell-tls/ca-bundle.pem
+    proxy: http://10.200.0.1:3128
     api_key: "{{ vaulted_api_key }}"
     encryption_key: "{{ vaulted_encryption_key }}"
   become: true
@@ -129,7 +134,8 @@ def present(params: dict[str, object], settings: config.Settings, check_mode: bo
         step = "install on the host, or accept it: accept_tampering"
         raise ConfigError("its agent could tamper with the daemon", where=shown(seen.name), cause="; ".join(seen.hazards), next_step=step)
     result = {"container": seen.container, "hazards": list(seen.hazards), "written": None, "changed": True}
-    deliver.settings_inside(params["config"])
+    given = {**params["config"], "proxy": params["proxy"]} if params["proxy"] else params["config"]
+    deliver.settings_inside(given)
     if check_mode and not (os.path.exists(params["release"]) and os.path.isdir(params["packages"])):
         return result
     with look.hold(box, settings) as held:
@@ -138,7 +144,7 @@ def present(params: dict[str, object], settings: config.Settings, check_mode: bo
             held.root,
             release=params["release"],
             packages=params["packages"],
-            given=params["config"],
+            given=given,
             keys={name: params[name] for name in deliver.KEYS},
         )
         plan = deliver.plan(held.root, tree)
@@ -148,7 +154,7 @@ def present(params: dict[str, object], settings: config.Settings, check_mode: bo
             deliver.carry_out(held.root, plan)
     result.update(changed=plan.changed, written=[shown(path) for path in plan.wrong])
     head = "%s:/opt/clawmetry" % shown(seen.name, 60)
-    hidden = "@" in str(params["config"].get("proxy"))  # a password
+    hidden = "@" in str(given.get("proxy"))  # a password
     result["diff"] = {
         "before_header": head,
         "after_header": head,
@@ -180,6 +186,7 @@ def main() -> None:
             "release": {"type": "path"},
             "packages": {"type": "path"},
             "config": {"type": "dict", "default": {}},
+            "proxy": {"type": "str", "no_log": True, "default": ""},
             "api_key": {"type": "str", "no_log": True, "default": ""},
             "encryption_key": {"type": "str", "no_log": True, "default": ""},
             "accept_tampering": {"type": "bool", "default": False},

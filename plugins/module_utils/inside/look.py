@@ -11,6 +11,7 @@ Python, as nobody, to tell its version. Sources: reference/openshell.md §2 (con
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -259,7 +260,7 @@ def resolve(root: HeldDir, path: bytes) -> tuple[bytes, list[tuple[bytes, os.sta
         with root.open_dir(b"/".join(real) or b".") as directory:
             seen = directory.stat(name)
             if seen is None:
-                raise FileNotFoundError(path)
+                raise FileNotFoundError(errno.ENOENT, "not in the sandbox", "/" + shown(path))
             way.append((b"/".join((*real, name)), seen))
             if not stat.S_ISLNK(seen.st_mode):
                 real.append(name)
