@@ -240,14 +240,14 @@ if [ "$place" = sandbox ]; then
 fi
 if [ "$mode" = sandbox ]; then
   [ "$system" = Linux ] || refuse "containers live in a virtual machine on macOS, out of reach of --mode sandbox" "leave --mode out"
-  command -v docker >/dev/null ||
-    refuse "--mode sandbox runs the daemon with the command docker, and there is none. The host is the better place: $why" \
-      "scripts/install.sh --mode host"
   set -- /etc/systemd/system/clawmetry-sandbox@*.service
   if [ $uninstall = no ] && [ ! -e "$1" ] && { [ -z "$api_key" ] || [ -z "$encryption_key" ]; }; then
     refuse "a daemon in a sandbox ships to an ingest, and needs both keys. The host is the better place: $why" \
       "scripts/install.sh --mode sandbox --api-key-file FILE --encryption-key-file FILE"
   fi
+  command -v docker >/dev/null ||
+    refuse "--mode sandbox runs the daemon with the command docker, and there is none. The host is the better place: $why" \
+      "scripts/install.sh --mode host"
 fi
 
 supervisor="nothing starts it here (no systemd): you run 'clawmetry run'"
