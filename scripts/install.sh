@@ -250,6 +250,15 @@ if [ "$mode" = sandbox ]; then
       "scripts/install.sh --mode host"
 fi
 
+# The role looks at this again; here it is said before anything is made.
+command=/usr/local/bin/clawmetry
+[ "$system" != Darwin ] || command=$HOME/.local/bin/clawmetry
+if [ $uninstall = no ] && [ "$mode" != sandbox ] && { [ -e "$command" ] || [ -h "$command" ]; } &&
+  ! grep -qsF 'Written by the role clawmetry.sync.daemon' "$command"; then
+  refuse "$command is there and not from here (ClawMetry's own client has a command of this name); it is not replaced" \
+    "move it away; to take over that client's host, see docs/adoption.md"
+fi
+
 supervisor="nothing starts it here (no systemd): you run 'clawmetry run'"
 if [ "$system" = Darwin ]; then
   supervisor=launchd
@@ -427,8 +436,7 @@ elif [ "$mode" = sandbox ]; then
   echo "  docker exec CONTAINER /opt/clawmetry/clawmetry doctor    says what is missing, and the rule for the network"
   echo "  systemctl status 'clawmetry-sandbox@*'                   what keeps it alive"
 else
-  command=clawmetry
-  [ "$system" != Darwin ] || command=$HOME/.local/bin/clawmetry
+  [ "$system" = Darwin ] || command=clawmetry
   say "Installed"
   echo "  $command status      is it well (0 ok, 1 degraded, 2 down)"
   echo "  $command doctor      what to do when it is not"

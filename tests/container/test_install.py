@@ -74,11 +74,17 @@ def test_root_tries_installs_upgrades_and_removes(collection: Path, codename: st
         assert machine.sh("cat /etc/passwd /etc/group") == users
         assert machine.sh("find /root /tmp -mindepth 1 -name '*ansible*' -o -mindepth 1 -name '*clawmetry*'") == ""
 
+        machine.sh("ln -s ../lib/of/another /usr/local/bin/clawmetry")
+        before = machine.look()
+        refused = machine.install("--offline", "/wheels")
+        assert refused.code == 2 and "/usr/local/bin/clawmetry is there and not from here" in refused.said, refused.said
+        assert machine.look() == before
 
-@pytest.fixture(scope="module")
-def untouched(collection: Path) -> Iterator[Host]:
+
+@pytest.fixture(scope="module", params=DISTRIBUTIONS)
+def untouched(request: pytest.FixtureRequest, collection: Path) -> Iterator[Host]:
     """A host on which everything is refused; at the end it is as it was."""
-    with host("bookworm", collection) as machine:
+    with host(request.param, collection) as machine:
         machine.sh("mkdir -p /srv/bin /srv/empty; printf '#!/bin/sh\\necho Plan9\\n' >/srv/bin/uname; chmod 755 /srv/bin/uname")
         machine.key("/srv/key", "0123456789abcdefghijklmnopqrst")
         machine.key("/srv/loose", "0123456789abcdefghijklmnopqrst", mode="0640")
