@@ -31,7 +31,7 @@ from support.fakeengine import FakeEngine
 from support.sandbox import until
 
 pytestmark = pytest.mark.root
-ALICE, SHIFT = 61_234, 6_100_000
+ALICE, SHIFT = 61_244, 6_100_000
 SANDBOX_USER = SHIFT + 997  # uid 998 in the container
 SESSIONS = "sandbox/.openclaw/agents/main/sessions"
 PROCESS = """

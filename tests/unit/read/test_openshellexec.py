@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -24,6 +28,7 @@ from clawmetry_sync.model import CliPlace, Sandbox
 from clawmetry_sync.read import layout, openshellexec
 from clawmetry_sync.read.openshellexec import open_root, words_of
 from clawmetry_sync.read.routes import open_sandbox
+from support.node import until
 from support.samples import sample
 
 from .test_execroute import LISTING, SESSIONS
@@ -223,3 +228,57 @@ def test_the_sample_of_get_tells_the_id_in_every_version() -> None:
     for name in ("openshell-0.0.26-sandbox-get.txt", "openshell-0.0.72-sandbox-get.txt", "openshell-0.0.92-sandbox-get.json"):
         got = parse_get(sample(name))
         assert got is not None and got.id
+
+
+CLI = r"""#!/bin/sh
+# Reads its input to the end before it does anything, as OpenShell's does.
+[ -z "$(cat)" ] && [ "$(id -u):$(id -g):$(id -G) $HOME" = "61234:61235:61235 /home/alice" ] || { echo "as $(id) $HOME" >&2; exit 9; }
+case "$2" in
+get) printf '  Id: 3f1c0a52\n  Name: my-assistant\n' ;;
+exec)
+    while [ "$1" != -- ]; do shift; done
+    shift
+    [ -e "%(directory)s/slow" ] && sleep 60
+    [ -e "%(directory)s/endless" ] && exec cat /dev/zero
+    echo clawmetry-begins-here
+    cat "%(directory)s/listing"
+    ;;
+esac
+"""
+
+
+@pytest.fixture
+def program() -> Iterator[Path]:
+    """A CLI that another user can start, which pytest's own directories would not let it."""
+    directory = Path(tempfile.mkdtemp(prefix="openshell-"))
+    directory.chmod(0o755)
+    (directory / "listing").write_bytes(LISTING)
+    (directory / "openshell").write_text(CLI % {"directory": directory})
+    (directory / "openshell").chmod(0o755)
+    yield directory / "openshell"
+    shutil.rmtree(directory)
+
+
+@pytest.mark.root
+@pytest.mark.spawns
+def test_a_real_process_is_the_owner_s_with_nothing_to_read(program: Path) -> None:
+    place = replace(PLACE, program=str(program), user=61_234, group=61_235)
+    root = open_root(place, None)
+    assert len(layout.find_states(root)) == 1
+    root.close()
+    with pytest.raises(Unreadable, match=r"other \(rc 9\)"):
+        open_root(replace(place, user=None), None)
+
+
+@pytest.mark.root
+@pytest.mark.spawns
+@pytest.mark.parametrize(("trouble", "why"), [("slow", "no answer after"), ("endless", "more than 1000000 bytes")])
+def test_a_real_process_without_end_is_ended(program: Path, trouble: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clawmetry_sync.read.execroute.LISTING_S", 1.0)
+    monkeypatch.setattr(openshellexec, "MAX_FILE_BYTES", 0)
+    monkeypatch.setattr(openshellexec, "MAX_MORE_BYTES", 1_000_000)
+    (program.parent / trouble).touch()
+    with pytest.raises(Unreadable, match=why):
+        open_root(replace(PLACE, program=str(program), user=61_234, group=61_235), None)
+    # Nothing of it is left, as soon as init has taken notice.
+    until(lambda: subprocess.run(["pgrep", "-u", "61234"], stdout=subprocess.PIPE, check=False).stdout == b"", what="end of the CLI")
