@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.ingest import Ingest, Source, canonical
-from support.sandbox import docker, openshell_0_0_72, openshell_0_0_111, unrelated_cuda
+from support.sandbox import SANDBOX_IMAGE, docker, openshell_0_0_72, openshell_0_0_111, run_container, unrelated_cuda
 from support.tree import Tree, make_tree, numbered
 
 from .conftest import MakeNode
@@ -195,8 +195,6 @@ def test_a_plain_container_is_a_sandbox_only_when_openclaw_is_in_it(
     ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack, image: str
 ) -> None:
     """Its name makes it a candidate; a readable state directory confirms it."""
-    from support.sandbox import run_container
-
     empty = cleanup.enter_context(run_container(unique + "-openclaw-empty", unique + "-openclaw-empty", image))
     used = cleanup.enter_context(run_container(unique + "-openclaw-used", unique + "-openclaw-used", image))
     used.append("s.jsonl", *map(numbered, range(5)))
@@ -207,3 +205,29 @@ def test_a_plain_container_is_a_sandbox_only_when_openclaw_is_in_it(
     assert used.name in names
     assert empty.name not in names
     assert {source for source, _session in ingest.events} == {Source(used.name, "docker", "main")}
+
+
+PLACES = ("/root/.openclaw", "/data", "/app/.openclaw", "/home/node/.openclaw", "/home/alice/.openclaw-dev")
+
+
+def test_plain_docker_keeps_it_where_its_image_does(ingest: Ingest, node: MakeNode, unique: str, cleanup: contextlib.ExitStack) -> None:
+    """No label says so; a name makes it a candidate and its state directories a sandbox, running and stopped."""
+    box = cleanup.enter_context(run_container(unique, unique + "-openclaw", SANDBOX_IMAGE))
+    for number, place in enumerate(PLACES):
+        sessions = place + "/agents/main/sessions"
+        event = b'{"type":"message","seq":%d}\n' % number
+        box.sh('mkdir -p "$1"; cat >"$1/s$2.jsonl"', sessions, str(number), stdin=event, user="0")
+    daemon = node(discover=["docker"])
+    daemon.start()
+    ingest.wait_events(len(PLACES))
+    assert {name: texts for (_source, name), texts in ingest.events.items()} == {
+        "s%d.jsonl" % number: [canonical({"type": "message", "seq": number})] for number in range(len(PLACES))
+    }
+    (row,) = daemon.json("snapshot")["sandboxes"]
+    assert (row["type"], row["agent"], row["route"], row["sessions"]["count"]) == ("docker", "openclaw", "proc", len(PLACES))
+    assert row["security"] == {"sandbox_enabled": None, "network_policy": None, "policies": None}
+    daemon.kill()
+    box.stop()
+    # An engine has no call that lists a directory: homes of other users and profiles are not asked for.
+    (row,) = daemon.json("snapshot")["sandboxes"]
+    assert (row["status"], row["route"], row["sessions"]["count"]) == ("stopped", "archive", len(PLACES) - 1)
