@@ -377,6 +377,8 @@ class Daemon:
     def sync_once(self, deadline: float, progress: Any = lambda *_: None) -> list[str]:
         """Take everything readable now and deliver it. Returns what kept it from being complete, [] when nothing did."""
         self.finder.look()
+        if "exec" in self.settings.routes:
+            self.finder.look()  # the first asks no CLI, and route exec leads into what only a CLI lists
         self._rows_at = float("inf")  # once, at the end
         while time.monotonic() < deadline and not self.stop.is_set():
             more = self.one_pass()

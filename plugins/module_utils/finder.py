@@ -89,8 +89,10 @@ class Finder:
 
     @staticmethod
     def _moved(held: HeldSandbox, now: Optional[Sandbox]) -> bool:
-        """Has a container that we read without its first process been started or stopped since? A better way may be open."""
+        """Has what we read without its first process been started, stopped or given another way in since? A better one may be open."""
         was = held.opened_as
+        if now is not None and was is None and now.container is None and held.route == "exec":
+            return now.cli != held.opened_by  # another program or version
         if now is None or now.container is None or was is None or held.route == "proc":
             return False
         return (now.container.running, now.container.started_at) != (was.running, was.started_at)

@@ -114,6 +114,21 @@ def test_it_is_read_to_the_end_and_goes_on_being_read(ingest: Ingest, node: Make
     assert (row["id"], row["status"], row["readable"]) == ("id-2", "stopped", False)
 
 
+def test_one_sync_reads_it_and_a_newer_program_is_used_at_once(ingest: Ingest, node: MakeNode, elsewhere: OnlyByCli) -> None:
+    elsewhere.box.put_tree(make_tree(sessions=2, events=10))
+    daemon = node(**options(elsewhere, "exec"))
+    result = daemon.json("sync")
+    assert result["ok"] and result["events"] == 20, result
+    daemon.start()
+    until(lambda: [row["route"] for row in daemon.status()["sandboxes"]] == ["exec"], what="route")
+    program = elsewhere.home / ".local/bin/openshell"
+    program.rename(program.with_name("openshell-2"))
+    program.symlink_to("openshell-2")
+    elsewhere.box.append("more.jsonl", *map(numbered, range(5)))
+    ingest.wait_events(25, timeout_s=90)
+    assert daemon.status()["unreadable"] == {}
+
+
 def test_nothing_is_run_in_it_unless_the_operator_says_so(node: MakeNode, elsewhere: OnlyByCli) -> None:
     elsewhere.box.put_tree(make_tree(sessions=1, events=1))
     (row,) = node(**options(elsewhere, "proc", "volume", "archive")).json("snapshot")["sandboxes"]

@@ -47,6 +47,7 @@ class HeldSandbox:
         self.root = root
         self.place = place  # of the held root in the sandbox: a path has one name by whatever route it is reached
         self.opened_as = sandbox.container  # what it was when it was opened; ``sandbox`` follows discovery
+        self.opened_by = sandbox.cli
         self._pinned = pinned
         self._state = state
         self.states: tuple[layout.State, ...] = ()
