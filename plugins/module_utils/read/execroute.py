@@ -5,11 +5,10 @@
 
 """Route ``exec``: a sandbox's files as its own programs tell them. The last resort, and only when the operator allows it.
 
-One call for each look: a listing, and behind it a ``tar`` of what has just changed and is small; what is large or was missed takes
-one more call each. Fixed argv, no terminal, no stdin, bounded in bytes and time; in a pod through the kubectl of its
-cluster's container. The programs are
-the sandbox's and may lie about everything in it: what they say is taken as the sandbox's word, which its
-transcripts are anyway, and never as a path of ours.
+One call for each look: a listing, and behind it a ``tar`` of what has just changed and is small; what is large
+or was missed takes one more call each. Fixed argv, no terminal, no stdin, bounded in bytes and time; in a pod
+through the kubectl of its cluster's container. The programs are the sandbox's and may lie about everything in
+it: what they say is taken as the sandbox's word, which its transcripts are anyway, and never as a path of ours.
 """
 
 from __future__ import annotations
@@ -172,24 +171,21 @@ class ExecRoot(SpooledRoot):
         self.trouble, self._due.interval_s = None, INTERVAL_S
 
     def _listing(self, read: Callable[[int], bytes]) -> tuple[bytes, bytes]:
-        """Return the listing, and what came behind it: b"" when that is too much or is cut."""
+        """Return the listing, and what came behind it, which may have been cut. Raises Unreadable when there is no listing."""
         data, end = bytearray(), -1
         try:
-            while True:
+            while end < 0 or len(data) < end + MAX_AHEAD_BYTES:
                 piece = read(65536)
                 if not piece:
                     break
                 searched = len(data)
                 data += piece
                 end = _behind(data, searched) if end < 0 else end
-                if len(data) > (MAX_LISTING_BYTES if end < 0 else end + MAX_AHEAD_BYTES):
-                    if end < 0:
-                        raise Unreadable("the sandbox's listing is larger than %d bytes" % MAX_LISTING_BYTES, where=self.label)
-                    return bytes(data[:end]), b""
+                if end < 0 and len(data) > MAX_LISTING_BYTES:
+                    raise Unreadable("the sandbox's listing is larger than %d bytes" % MAX_LISTING_BYTES, where=self.label)
         except EngineError:
             if end < 0:
                 raise
-            return bytes(data[:end]), b""
         return (bytes(data), b"") if end < 0 else (bytes(data[:end]), bytes(data[end:]))
 
     def _ahead(self, path: bytes, seen: Seen) -> Optional[bytes]:

@@ -191,6 +191,14 @@ def test_what_does_not_fit_the_listing_is_asked_for(behind: bytes) -> None:
     root.close()
 
 
+def test_of_more_than_is_kept_the_first_files_are() -> None:
+    says = Says(LISTING + packed(a=b'{"a":1}\n', b=bytes(2 << 20)))
+    root = ExecRoot(says.run, "x")
+    root.look(at_once=True)
+    assert opened(root, b"a.jsonl") == b'{"a":1}\n' and says.calls == 1
+    root.close()
+
+
 def test_a_call_that_stops_behind_the_listing_keeps_the_listing() -> None:
     says = Says(LISTING + packed(a=b'{"a":1}\n')[:700], error=True)
     root = ExecRoot(says.run, "x")
