@@ -170,11 +170,20 @@ def test_session_rows_are_sent_again_when_they_changed_meanwhile(queue: Queue) -
 
 def test_forgetting_waits_for_the_ack(queue: Queue) -> None:
     row = read(queue, b"one", 7, "k1", stats="{}", hashes=b"12345678")
-    queue.forget_sources([row.id])
+    assert queue.forget_sources([row.id]) == {row.id}
     assert queue.sources(BOX, b"main")
     shipped(queue)
     queue.enqueue_rows(batch("rows"), queue.changed_sessions(10))
+    assert queue.forget_sources([row.id]) == set()
+    assert queue.sources(BOX, b"main") == {} and queue.sent_hashes(row.session, 10) == []
+
+
+def test_session_without_files_goes_once_its_last_row_is_sent(queue: Queue) -> None:
+    row = read(queue, b"one", 7, stats="{}", hashes=b"12345678")
     queue.forget_sources([row.id])
+    assert queue.sources(BOX, b"main") and queue.forget_sandboxes([BOX], queue.clock_s, 1.0) == 0
+    queue.enqueue_rows(batch("rows"), queue.changed_sessions(10))
+    queue.forget_sandboxes([BOX], queue.clock_s, 1.0)
     assert queue.sources(BOX, b"main") == {} and queue.sent_hashes(row.session, 10) == []
 
 

@@ -455,3 +455,20 @@ def test_r10_inode_in_use_again_repeats_nothing_of_the_file_between(bench: Bench
     kept.rename(path)
     bench.read()
     assert bench.numbers() == [0, 1, 2, 3]
+
+
+def test_r24_file_that_went_while_a_batch_waited_is_forgotten_later(bench: Bench) -> None:
+    bench.write("one.jsonl", 0)
+    bench.write("two.jsonl", 1)
+    bench.read()
+    (bench.sessions / "one.jsonl").unlink()
+    for _hour in range(2):
+        bench.now += 3700
+        bench.read()
+        assert len(bench.queue.source_status()) == 2, "a batch of it waits"
+    bench.queue.db.execute("DELETE FROM outbox")
+    for _time in range(2):
+        bench.now += 11
+        bench.read()
+    (source,) = bench.queue.source_status()
+    assert source["file"] == "two.jsonl"

@@ -20,6 +20,9 @@ from .rows import Sealed, SourceRow
 MAX_QUARANTINE = 1000
 _LOOK_EVERY = 100_000  # records of a source
 KEEP_CLOCK_S = 600.0
+_DROP_EMPTY_SESSIONS = (
+    "DELETE FROM session WHERE sent_version>=version AND NOT EXISTS(SELECT 1 FROM source WHERE source.session=session.id)"
+)
 
 
 class Cursors(Outbox):
@@ -172,12 +175,18 @@ class Cursors(Outbox):
         row = self.db.execute("SELECT stats FROM session WHERE id=?", (session,)).fetchone()
         return "{}" if row is None else str(row[0])
 
-    def forget_sources(self, ids: Sequence[int]) -> None:
-        """Drop sources whose files are gone and whose batches are all acked; sessions left empty go with them."""
+    def forget_sources(self, ids: Sequence[int]) -> set[int]:
+        """Drop sources whose files are gone and whose batches are all acked; sessions left empty go with them.
+
+        Returns those that are kept, as a batch of theirs waits.
+        """
+        kept = set()
         with self.transaction():
             for source in ids:
                 pending = self.db.execute("SELECT 1 FROM outbox WHERE source=? LIMIT 1", (source,)).fetchone()
-                if pending is None:
+                if pending is not None:
+                    kept.add(source)
+                else:
                     # What was put aside of it stays with its session, for as long as that has another file.
                     (other,) = self.db.execute(
                         "SELECT max(other.id) FROM source JOIN source AS other ON other.session=source.session AND other.id<>source.id"
@@ -188,17 +197,17 @@ class Cursors(Outbox):
                         self.db.execute("UPDATE OR IGNORE quarantine SET source=? WHERE source=?", (other, source))
                     self.db.execute("DELETE FROM quarantine WHERE source=?", (source,))
                     self.db.execute("DELETE FROM source WHERE id=?", (source,))
-            self.db.execute(
-                "DELETE FROM session WHERE sent_version>=version AND NOT EXISTS(SELECT 1 FROM source WHERE source.session=session.id)"
-            )
+            self.db.execute(_DROP_EMPTY_SESSIONS)
+        return kept
 
     def forget_sandboxes(self, present: Sequence[str], now: float, patience_s: float) -> int:
         """Drop all cursors of sandboxes that have not been PRESENT for PATIENCE_S seconds and have nothing pending. NOW as clock_s.
 
-        A sandbox that is there but silent is noted as seen once a day.
+        A sandbox that is there but silent is noted as seen once a day. Sessions without files go once their last row is sent.
         """
         names = json.dumps(list(present))
         with self.transaction():
+            self.db.execute(_DROP_EMPTY_SESSIONS)
             self.db.execute(
                 "UPDATE source SET seen=? WHERE seen<? AND session IN"
                 " (SELECT id FROM session WHERE sandbox IN (SELECT value FROM json_each(?)))",

@@ -361,9 +361,10 @@ class Database:
     def _forget(self, now: float) -> None:
         """Drop the cursors of sessions that have been gone from the database for an hour."""
         stale = [name for name, session in self.sessions.items() if session.met_at < min(self._walk_began, now - FORGET_AFTER_S)]
-        if stale:
-            self._queue.forget_sources([self.sessions[name].row.id for name in stale])
+        waiting = self._queue.forget_sources([self.sessions[name].row.id for name in stale]) if stale else set()
         for name in stale:
+            if self.sessions[name].row.id in waiting:
+                continue
             self._behind.pop(name, None)
             self.entries.pop(name.decode("utf-8", "replace"), None)
             del self.sessions[name]

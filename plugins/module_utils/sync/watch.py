@@ -232,7 +232,10 @@ class Watch(Sealing):
             key for key, file in agent.files.items() if now - file.seen_at > FORGET_AFTER_S or (not file.row.id and file.seen_at < now)
         ]
         if stale:
-            self.context.queue.forget_sources([agent.files.pop(key).row.id for key in stale])
+            waiting = self.context.queue.forget_sources([agent.files[key].row.id for key in stale])
+            for key in stale:
+                if agent.files[key].row.id not in waiting:
+                    del agent.files[key]
             agent.named.clear()
             kept = {session for session, _ino in agent.files}
             kept.update(agent.database.sessions if agent.database is not None else ())
