@@ -287,10 +287,12 @@ class Daemon:
         deadline = time.monotonic() + ROUND_S
         more = False
         for sync, (agent, file, name, meaning) in work:
-            if self.queue.outbox_size()[1] >= self.settings.queue_max_bytes:
+            # No turn takes more than there is room for: what the queue holds beyond its bound, all others have to wait for.
+            room = self.settings.queue_max_bytes - self.queue.outbox_size()[1]
+            if room <= 0:
                 self.log.state("queue", "full: %d bytes wait for the target; reading pauses" % self.settings.queue_max_bytes)
                 return False
-            more = sync.turn(agent, file, name, meaning) or more
+            more = sync.turn(agent, file, name, meaning, room) or more
             if time.monotonic() > deadline:
                 more = True
                 break

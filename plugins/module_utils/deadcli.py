@@ -19,7 +19,8 @@ from typing import Any
 
 from . import control
 from .config import load
-from .queue import Queue
+from .errors import StateError
+from .queue import DatabaseError, Queue
 from .terminal import line
 
 
@@ -43,8 +44,12 @@ def run(args: argparse.Namespace) -> int:
     settings = load(args.config)
     answer = control.ask(settings.socket_path, {"op": "dead-letters", "action": args.action})
     if answer is None and os.path.lexists(settings.queue_path):
-        with contextlib.closing(Queue(settings.queue_path, check=False)) as queue:
-            answer = perform(queue, args.action)
+        opened = Queue.looked_into(settings.queue_path) if args.action is None else contextlib.closing(Queue(settings.queue_path))
+        try:
+            with opened as queue:
+                answer = perform(queue, args.action)
+        except DatabaseError as exc:
+            raise StateError("queue.db cannot be read", where=settings.queue_path, cause=str(exc)) from exc
     answer = answer or {"done": 0, "dead_letters": 0, "bytes": 0, "newest": []}
     if args.json:
         line(json.dumps(answer, indent=2))

@@ -41,7 +41,7 @@ def sqlite_sandbox(name: str) -> Sandbox:
     return sandbox
 
 
-def test_rows_arrive_once_while_they_are_written_and_we_are_killed(
+def test_r30_rows_arrive_once_while_they_are_written_and_we_are_killed(
     unique: str, cleanup: contextlib.ExitStack, ingest: Ingest, node: Callable[..., Daemon], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox = cleanup.enter_context(sqlite_sandbox(unique))

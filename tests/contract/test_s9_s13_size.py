@@ -271,3 +271,32 @@ def test_s10_millions_of_tiny_lines(tmp_path: Path, line: bytes, record_property
         assert peak < MAX_RSS_KIB and disk < 32 << 20
         assert status["quarantined"] == (count if b"%" in line else 0)
         ingest.check()
+
+
+def test_s12_a_file_that_grows_faster_than_it_is_shipped(tmp_path: Path, record_property: Any) -> None:
+    """A writer at full speed and an ingest that takes its time: the queue stays within its bound, the others within theirs."""
+    delays: list[float] = []
+    with Ingest(keep_bodies=False, record=lambda event: str(event["id"])) as ingest:
+        node = Node(tmp_path, ingest, queue_max_bytes=4 << 20)
+        ingest.policy = lambda request: Fault(delay_s=0.1) if request.endpoint == EVENTS else None
+        node.write("small", dumps(numbered(0)))
+        node.daemon.start()
+        ingest.wait_events(1)
+        chunk = b"".join(dumps(numbered(number, 1000)) for number in range(4000))
+        deadline, number, largest = time.monotonic() + 10, 0, 0
+        while time.monotonic() < deadline:
+            node.write("greedy", chunk * 3)
+            number += 1
+            began = time.monotonic()
+            node.write("small", dumps(numbered(100_000 + number)))
+            wanted = "%08x" % (100_000 + number)
+            ingest.wait(lambda me, wanted=wanted: any(wanted in events for events in me.events.values()), 30, "line of the other file")
+            delays.append(time.monotonic() - began)
+            largest = max(largest, sum(path.stat().st_size for path in node.daemon.state_dir.iterdir() if path.is_file()))
+        status, peak = node.daemon.status(), node.daemon.rss_kib()
+        (greedy,) = [source for source in status["sources"] if source["file"] == "greedy.jsonl"]
+        node.daemon.kill()
+        record_property("S12", "%d MB behind, others after %.2f s, peak RSS %d KiB" % (greedy["lag_bytes"] >> 20, max(delays), peak))
+        assert greedy["lag_bytes"] > 4 << 20, "it did not grow faster"
+        assert max(delays) <= MAX_DELAY_S and peak <= MAX_RSS_KIB and largest < 40 << 20
+        ingest.check()

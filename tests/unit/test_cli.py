@@ -120,7 +120,7 @@ def test_snapshot_and_status_leave_no_trace(node: Daemon, tmp_path: Path) -> Non
     assert node.cli("snapshot", "--json").returncode == 0 and not node.state_dir.exists()
     assert node.json("sync")["ok"]
     before = seen()
-    for verb in (("snapshot",), ("status",), ("doctor",), ("check-config",), ("archive", "list")):
+    for verb in (("snapshot",), ("status",), ("doctor",), ("check-config",), ("archive", "list"), ("dead-letters",)):
         node.cli(*verb)
     assert seen() == before
 

@@ -16,7 +16,7 @@ outbox: what waits for an ack. cursors: how far each source was read.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Iterator
 
 from .. import peek
 from ..errors import shown
@@ -50,12 +50,19 @@ class Queue(Cursors):
     """One connection to queue.db with all its tables, and what status shows of them."""
 
     @classmethod
-    def peek_status(cls, path: str) -> dict[str, Any]:
-        """Return what status can tell of a queue.db while no daemon runs; writes nothing."""
+    @contextlib.contextmanager
+    def looked_into(cls, path: str) -> Iterator[Queue]:
+        """Give a queue.db to read while no daemon runs; writes nothing. Raises DatabaseError."""
         queue = cls.__new__(cls)
         queue.path = path
+        with contextlib.closing(peek.open_to_read(path)) as queue.db:
+            yield queue
+
+    @classmethod
+    def peek_status(cls, path: str) -> dict[str, Any]:
+        """Return what status can tell of a queue.db while no daemon runs; writes nothing."""
         try:
-            with contextlib.closing(peek.open_to_read(path)) as queue.db:
+            with cls.looked_into(path) as queue:
                 counts = queue.counts()
                 sources, quarantine = queue.source_status(), queue.quarantined()
         except DatabaseError as exc:

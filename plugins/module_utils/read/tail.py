@@ -104,9 +104,15 @@ def next_data(fd: int, offset: int, size: int) -> int:
 
 
 def read_turn(
-    fd: int, row: SourceRow, size: int, counts: jsonl.Counts, sent: Optional[SentLines] = None, skip: Optional[Skip] = None
+    fd: int,
+    row: SourceRow,
+    size: int,
+    counts: jsonl.Counts,
+    sent: Optional[SentLines] = None,
+    skip: Optional[Skip] = None,
+    budget: int = TURN_BYTES,
 ) -> Turn:
-    """Take complete records of FD from the cursor of ROW up to SIZE bytes, at most about TURN_BYTES of them.
+    """Take complete records of FD from the cursor of ROW up to SIZE bytes, about BUDGET bytes of them, and a chunk at the least.
 
     ``sent`` is given while a file is read again: lines it holds are passed without being sent.
     ROW is changed; on an exception the caller must drop it. Raises Unreadable.
@@ -127,7 +133,7 @@ def read_turn(
             skip = None
             last_line_end = b"\n"
             continue
-        if taken >= TURN_BYTES or count >= TURN_LINES:
+        if taken >= min(budget, TURN_BYTES) or count >= TURN_LINES:
             turn.more = True
             break
         data, used, whole_window = _window(fd, row.offset, size)

@@ -27,8 +27,10 @@ REREAD_GRACE_S = 600.0
 class Turns(Watch):
     """Reads the files that Watch finds; a database reads itself."""
 
-    def turn(self, agent: Agent, file: Union[File, Database], name: bytes, meaning: layout.SessionName) -> bool:
-        """Read, seal and commit one turn of a source. True when it has more to take at once."""
+    def turn(
+        self, agent: Agent, file: Union[File, Database], name: bytes, meaning: layout.SessionName, room: int = tail.TURN_BYTES
+    ) -> bool:
+        """Read, seal and commit one turn of a source, of about ROOM bytes. True when it has more to take at once."""
         if isinstance(file, Database):
             return file.turn()
         label = shown(name)
@@ -50,8 +52,7 @@ class Turns(Watch):
                 file.signature = signature_of(identified(entry, file.row)) if entry is not None else None
             return False
         try:
-            read = self._packed_turn if meaning.packed else self._turn
-            more = read(fd, seen, agent, file, meaning)
+            more = self._packed_turn(fd, seen, agent, file, meaning) if meaning.packed else self._turn(fd, seen, agent, file, meaning, room)
             self.problems.pop(label, None)
             return more
         except Exception as exc:
@@ -76,7 +77,7 @@ class Turns(Watch):
         except (FileNotFoundError, Unreadable):
             return None
 
-    def _turn(self, fd: int, seen: os.stat_result, agent: Agent, file: File, meaning: layout.SessionName) -> bool:
+    def _turn(self, fd: int, seen: os.stat_result, agent: Agent, file: File, meaning: layout.SessionName, room: int) -> bool:
         row = file.row
         now = self.context.clock()
         if signature_of(seen)[0] != row.ino:
@@ -104,7 +105,7 @@ class Turns(Watch):
         counts = Counts(self.context.queue.stats(row.session))
         row.dev = signature_of(seen)[1]
         before = row.offset
-        turn = tail.read_turn(fd, row, seen.st_size, counts, sent, file.skip)
+        turn = tail.read_turn(fd, row, seen.st_size, counts, sent, file.skip, room)
         if sent is not None:
             self._compared(file, turn.more, sent.left < left, now)
         row.size, row.mtime_ns, row.ctime_ns = signature_of(seen)[2:]

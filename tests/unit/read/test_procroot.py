@@ -58,7 +58,7 @@ def test_holds_the_root_and_notices_the_end(process: subprocess.Popen[bytes]) ->
 
 @pytest.mark.root
 @pytest.mark.spawns
-def test_a_zombie_is_not_taken_for_its_successor(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_s18_a_zombie_is_not_taken_for_its_successor(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
     """The descriptor of a dead process answers no, whoever has the number now."""
     pinned = procroot.pin(process.pid, "container x")
     process.kill()

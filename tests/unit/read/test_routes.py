@@ -68,7 +68,7 @@ class TestThroughProc:
             held.close()
 
     @pytest.mark.parametrize("change", ["gone", "other pid", "restarted", "died"])
-    def test_another_one_behind_the_same_pid_is_let_go(self, process: subprocess.Popen[bytes], change: str) -> None:
+    def test_s18_another_one_behind_the_same_pid_is_let_go(self, process: subprocess.Popen[bytes], change: str) -> None:
         """The engine is asked after the root was taken; any difference means it may be another's root."""
 
         def again(asked: ContainerPlace) -> Optional[ContainerPlace]:

@@ -116,7 +116,7 @@ def numbers(events: list[Any]) -> list[int]:
 # -- what is read ------------------------------------------------------------------------------
 
 
-def test_rows_come_in_order_plain_and_compressed_and_only_once(node: Node) -> None:
+def test_r30_rows_come_in_order_plain_and_compressed_and_only_once(node: Node) -> None:
     database = node.database()
     database.session("a", "agent:main:main", title="A title")
     database.session("b", "agent:main:subagent:0b1c")
@@ -163,7 +163,7 @@ def test_a_cursor_survives_a_restart(node: Node) -> None:
 
 
 @pytest.mark.parametrize("generation", ["g2", None])
-def test_a_rewrite_is_read_again_without_sending_again(node: Node, generation: Optional[str]) -> None:
+def test_r30_a_rewrite_is_read_again_without_sending_again(node: Node, generation: Optional[str]) -> None:
     database = node.database()
     database.session("a")
     before = texts(30)
@@ -179,7 +179,7 @@ def test_a_rewrite_is_read_again_without_sending_again(node: Node, generation: O
     assert numbers(node.events("a")) == [*range(30), 100, 101, 102, 200, 201]
 
 
-def test_what_is_deleted_stays_sent_and_may_come_back(node: Node) -> None:
+def test_r30_what_is_deleted_stays_sent_and_may_come_back(node: Node) -> None:
     database = node.database()
     database.session("a")
     database.session("b")
@@ -299,7 +299,7 @@ def test_compressed_rows_wait_for_a_decoder(node: Node, monkeypatch: pytest.Monk
 # -- both stores --------------------------------------------------------------------------------------
 
 
-def test_history_that_moves_into_the_database_midway_is_sent_once(node: Node) -> None:
+def test_r30_history_that_moves_into_the_database_midway_is_sent_once(node: Node) -> None:
     history = texts(60)
     file = node.sessions / "a.jsonl"
     file.write_text("".join(text + "\n" for text in history[:40]), "utf-8")
@@ -322,7 +322,7 @@ def test_history_that_moves_into_the_database_midway_is_sent_once(node: Node) ->
     assert numbers(node.events("a")) == list(range(65))
 
 
-def test_files_that_are_left_beside_the_database_are_sent_once(node: Node) -> None:
+def test_r30_files_that_are_left_beside_the_database_are_sent_once(node: Node) -> None:
     history = texts(30)
     database = node.database()
     database.session("a")
@@ -405,7 +405,7 @@ def look_at(node: Node, *want: Want, walk: Optional[str] = "") -> sqlitestore.An
         return sqlitestore.ask(root, PATH, own_home=True, want=want, walk=walk)
 
 
-def test_reading_leaves_no_trace(node: Node) -> None:
+def test_r30_reading_leaves_no_trace(node: Node) -> None:
     database = node.database()
     database.session("a")
     database.add("a", texts(3))
@@ -443,7 +443,7 @@ def test_rows_of_a_writer_that_died_are_read(node: Node) -> None:
 
 
 @pytest.mark.root
-def test_the_child_is_the_owner_and_nothing_else(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s19_the_child_is_the_owner_and_nothing_else(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the confined process says of itself, and what it can still open."""
     node.database().close()
     agent = node.home / ".openclaw/agents/main/agent"
@@ -748,7 +748,7 @@ def test_ids_that_are_no_names_lead_nowhere(node: Node) -> None:
 # -- a live writer ---------------------------------------------------------------------------------------------
 
 
-def test_a_live_writer_is_never_held_up(node: Node) -> None:
+def test_r30_a_live_writer_is_never_held_up(node: Node) -> None:
     file = node.home / ".openclaw/agents/main/agent" / NAME
     file.parent.mkdir(parents=True)
     argv = [sys.executable, agentdb.__file__, str(file), "live", "80", "20"]
