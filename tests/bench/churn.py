@@ -5,7 +5,7 @@
 
 """The whole of contract R24: a hundred thousand transcripts come and go. Prints JSON.
 
-    python tests/bench/churn.py [--files 100000] [--at-once 10000]
+    python tests/bench/churn.py [--files 100000] [--at-once 2500]
 
 Some thousand of them are part of tests/contract.
 """

@@ -113,7 +113,7 @@ def churning(directory: Path, *, files: int, at_once: int) -> Any:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--files", type=int, default=100_000)
-    arguments.add_argument("--at-once", type=int, default=10_000)
+    arguments.add_argument("--at-once", type=int, default=2500)
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch, churning(Path(scratch), files=args.files, at_once=args.at_once) as churn:
         sys.stdout.write(json.dumps(churn.run(), indent=2) + "\n")
