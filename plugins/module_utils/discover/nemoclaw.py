@@ -70,6 +70,10 @@ class Registry:
     skipped: tuple[str, ...] = ()
 
 
+# Where the installer puts the CLI's own checkout, below a home.
+SOURCE = b".nemoclaw/source"
+
+
 @dataclass(frozen=True)
 class Found:
     """One registry file of one user: where, and what it held or why it could not be taken."""
@@ -384,8 +388,10 @@ def owners(registries: Sequence[Found]) -> dict[str, set[str]]:
 
 
 def defaults(registries: Sequence[Found]) -> list[tuple[str, str]]:
-    """Return (registry path, default sandbox) of each registry that names one, in the order they were read."""
-    return [(found.path, found.registry.default) for found in registries if found.registry and found.registry.default]
+    """Return (registry path, default sandbox) of each registry: first those that name one, then the first entries of the others."""
+    read = [(found.path, found.registry) for found in registries if found.registry is not None]
+    named = [(path, registry.default) for path, registry in read if registry.default]
+    return named + [(path, registry.entries[0].name) for path, registry in read if not registry.default and registry.entries]
 
 
 def probe(*, lookups: Lookups, accounts: Accounts, registries: Sequence[Found], live: int) -> Runtime:
@@ -393,7 +399,7 @@ def probe(*, lookups: Lookups, accounts: Accounts, registries: Sequence[Found], 
     binary: Optional[Binary] = None
     for name in BINARIES:
         binary = binary or lookups.binary(name, accounts.known)
-    sources = lookups.kept("nemoclaw source", lambda: _sources(lookups.root, accounts.known))
+    sources = lookups.kept("nemoclaw source", lambda: _below_homes(lookups.root, accounts.known, SOURCE))
     evidence = list(binary.evidence) if binary else []
     evidence += ["source " + path for path, _user in sources[:5]]
     if live:
@@ -403,6 +409,9 @@ def probe(*, lookups: Lookups, accounts: Accounts, registries: Sequence[Found], 
         count = len(found.registry.entries) if found.registry else 0
         evidence.append("registry %s: %s" % (shown(found.path), found.error or "%d sandbox(es)" % count))
     if not evidence:
+        places = lookups.kept("nemoclaw directories", lambda: _below_homes(lookups.root, accounts.known, b".nemoclaw"))
+        evidence += ["directory %s without a registry, which alone proves nothing" % shown(path) for path, _user in places[:5]]
+    if not evidence:
         present = False if accounts.complete else None
         tail = "" if accounts.complete else ", but not every user's home could be looked into"
         evidence.append("no binary, source or registry" + tail)
@@ -411,14 +420,14 @@ def probe(*, lookups: Lookups, accounts: Accounts, registries: Sequence[Found], 
     return Runtime("nemoclaw", present, binary.version if binary else None, path, user, tuple(evidence))
 
 
-def _sources(root: str, accounts: Sequence[Account]) -> list[tuple[str, Optional[str]]]:
-    """The CLI's own checkouts, which its installer puts into ~/.nemoclaw/source."""
+def _below_homes(root: str, accounts: Sequence[Account], directory: bytes) -> list[tuple[str, Optional[str]]]:
+    """Return (path, user) of each home that has DIRECTORY, a real one."""
     found = []
     for account in accounts:
         try:
             with HeldDir.hold(below(root, account.home).encode("utf-8", "surrogateescape")) as home:
-                home.open_dir(b".nemoclaw/source").close()
+                home.open_dir(directory).close()
         except (FileNotFoundError, Unreadable):
             continue
-        found.append((account.home + "/.nemoclaw/source", account.name))
+        found.append((account.home + "/" + directory.decode("ascii"), account.name))
     return found

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clawmetry_sync.discover import nemoclaw
-from clawmetry_sync.discover.accounts import Account
+from clawmetry_sync.discover.accounts import Account, Accounts
+from clawmetry_sync.discover.binaries import Lookups
 from clawmetry_sync.model import ContainerPlace, Sandbox
 from support.fakeengine import FIXTURES
 
@@ -260,3 +261,21 @@ def test_any_damage_to_a_registry_is_survived(data: st.DataObject) -> None:
     for entry in registry.entries:
         texts = (entry.name, entry.agent, entry.gateway, entry.created_at, entry.inference.model, *(entry.policies or ()))
         assert all(text is None or text.isprintable() for text in texts)
+
+
+def test_a_registry_that_names_no_default_means_its_first_entry() -> None:
+    entries = {name: {"name": name} for name in ("zeta", "alpha")}
+    unnamed = nemoclaw.parse_registry(json.dumps({"sandboxes": entries, "defaultSandbox": None}).encode())
+    dangling = nemoclaw.parse_registry(json.dumps({"sandboxes": entries, "defaultSandbox": "gone"}).encode())
+    named = nemoclaw.parse_registry(json.dumps({"sandboxes": entries, "defaultSandbox": "alpha"}).encode())
+    empty = nemoclaw.parse_registry(b'{"sandboxes": {}}')
+    found = [nemoclaw.Found("/%d" % number, None, registry) for number, registry in enumerate((unnamed, dangling, named, empty))]
+    found.append(nemoclaw.Found("/bad", None, None, "unreadable"))
+    assert nemoclaw.defaults(found) == [("/2", "alpha"), ("/0", "zeta"), ("/1", "zeta")]
+
+
+def test_a_directory_without_a_registry_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "home/alice/.nemoclaw").mkdir(parents=True)
+    lookups = Lookups(root=str(tmp_path), runner=lambda *args, **options: pytest.fail("nothing is to be run"), euid=0)
+    row = nemoclaw.probe(lookups=lookups, accounts=Accounts((account(tmp_path / "home/alice"),), True), registries=[], live=0)
+    assert row.present is None and "/home/alice/.nemoclaw without a registry" in row.evidence[0]
