@@ -102,15 +102,13 @@ class Discoverer:
             warnings += ["registry %s: skipped %s" % (shown(found.path), text) for found in registries for text in _skipped(found)]
         bare: list[Sandbox] = []
         trouble: list[str] = []
+        closed = trouble
         if "openclaw" in self._enabled:
-            bare, trouble = self._guarded(
-                "openclaw", (bare, trouble), warnings, lambda: openclaw.find(accounts.known, self._env, self._root)
-            )
-            warnings += trouble
+            bare, closed = self._guarded("openclaw", (bare, closed), warnings, lambda: openclaw.find(accounts.known, self._env, self._root))
+            warnings += closed
         answers: tuple[openshellcli.Answer, ...] = ()
         if "openshell" in self._enabled and not self._hurry:
             labelled = frozenset(box.name for box in containers.sandboxes if box.confirmed)
-            trouble = []
             answers, trouble = self._guarded("openshell", (answers, trouble), warnings, lambda: self._cli.ask(accounts.known, labelled))
             warnings += trouble
         self._hurry = False
@@ -118,11 +116,11 @@ class Discoverer:
             "sandboxes", list(containers.sandboxes), warnings, lambda: self._merged(accounts, containers, registries, answers, warnings)
         )
         chosen = self._chosen(boxes + bare, warnings)
-        runtimes = self._runtimes(accounts, containers, registries, boxes, bare, warnings)
+        runtimes = self._runtimes(accounts, containers, registries, boxes, bare, closed, warnings)
         client = next((answer.client for answer in answers if answer.client), None)
         # A user's own binary is asked for its version as that user, when its gateways are.
         runtimes = tuple(replace(row, version=row.version or client) if row.name == "openshell" else row for row in runtimes)
-        marked = tuple(_with_default(chosen, nemoclaw.defaults(registries)))
+        marked = tuple(_with_default(chosen, nemoclaw.defaults(registries), self._env.get("OPENCLAW_PROFILE", "")))
         view = topology.View(
             lookups=self._lookups,
             accounts=accounts,
@@ -210,6 +208,7 @@ class Discoverer:
         registries: Sequence[nemoclaw.Found],
         boxes: Sequence[Sandbox],
         bare: Sequence[Sandbox],
+        closed: Sequence[str],
         warnings: list[str],
     ) -> tuple[Runtime, ...]:
         lookups = self._lookups
@@ -223,7 +222,7 @@ class Discoverer:
             "docker": lambda: docker.probe(containers, host=self._engine.host, lookups=lookups, other=self._others.answering("docker")),
             "podman": lambda: podman.probe(lookups=lookups, accounts=accounts, answered_by=podman_host, version=podman_version),
             "k3s": lambda: k3s.probe(lookups=lookups, gateways=containers.gateways),
-            "openclaw": lambda: openclaw.probe(lookups=lookups, accounts=accounts, homes=bare, containers=in_containers),
+            "openclaw": lambda: openclaw.probe(lookups=lookups, accounts=accounts, homes=bare, containers=in_containers, trouble=closed),
         }
         rows = []
         for name in RUNTIMES:
@@ -266,11 +265,17 @@ def _rank(box: Sandbox) -> tuple[bool, bool, bool, str, str]:
     return (not box.confirmed, unreachable, box.type == "bare", box.name, box.uid)
 
 
-def _with_default(boxes: Sequence[Sandbox], defaults: Sequence[tuple[str, str]]) -> list[Sandbox]:
-    """Mark exactly one box as default: the first registry default that is among them, else the first in order."""
+def _with_default(boxes: Sequence[Sandbox], defaults: Sequence[tuple[str, str]], profile: str = "") -> list[Sandbox]:
+    """Mark exactly one box as default: the first registry default that is among them, else the first in order.
+
+    Among bare homes alone, that of OPENCLAW_PROFILE comes first.
+    """
     if not boxes:
         return []
     chosen = boxes[0].uid
+    if boxes[0].type == "bare" and profile:
+        state = b".openclaw-" + profile.encode("utf-8", "surrogateescape")
+        chosen = next((box.uid for box in boxes if box.home is not None and box.home.state == state), chosen)
     for path, name in defaults:
         named = [box for box in boxes if box.name == name and "registry " + path in box.evidence]
         if named:

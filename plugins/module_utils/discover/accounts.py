@@ -121,8 +121,11 @@ def read_accounts(*, root: str, homes: Union[str, Sequence[str]], env: Mapping[s
     found: dict[str, Account] = {}
     for name, uid, home in wanted:
         path = below(root, home)
-        if home not in found and _is_dir(path):
+        kind = _kind(path)
+        if home not in found and kind == "directory":
             found[home] = Account(name, uid, home, path, groups.get(uid) if uid is not None else None)
+        elif kind == "other" and not isinstance(homes, str):
+            complete = False  # asked for by name, there, and not to be looked into
     return Accounts(tuple(found.values()), complete)
 
 
@@ -130,11 +133,14 @@ def _likely(listed: Sequence[tuple[str, int, str]]) -> Iterator[_Wanted]:
     return ((name, uid, home) for name, uid, home in listed if home not in _NOT_HOMES)
 
 
-def _is_dir(path: str) -> bool:
+def _kind(path: str) -> str:
+    """Return what is at PATH: directory, nothing, or other (a link, a file, what we may not see)."""
     try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
+        return "directory" if stat.S_ISDIR(os.lstat(path).st_mode) else "other"
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
     except OSError:
-        return False
+        return "other"
 
 
 def _owner(path: str) -> Optional[int]:

@@ -11,7 +11,9 @@ reference/openclaw.md §1 (OPENCLAW_STATE_DIR, OPENCLAW_HOME, profiles).
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import Mapping, Optional, Sequence, Union
 
 from ..errors import Unreadable, shown
@@ -43,6 +45,10 @@ def find(accounts: Sequence[Account], env: Mapping[str, str], root: str = "/") -
                     if state_below(held, state):
                         box = _sandbox(account, path, state)
                         found.setdefault(box.uid, box)
+                        continue
+                    why = _closed(held, state)
+                    if why:
+                        warnings.append("openclaw: %s/%s: %s" % (account.home.rstrip("/"), shown(state), why))
         except Unreadable as exc:
             if account.uid is None or os.path.lexists(account.path):
                 warnings.append("openclaw: " + str(exc))
@@ -60,6 +66,20 @@ def _candidates(home: HeldDir) -> list[bytes]:
     names, _more = home.names()
     profiles = sorted(name for name in names if name.startswith(_STATE + b"-"))[:MAX_PROFILES]
     return ([_STATE] if _STATE in names else []) + profiles
+
+
+def _closed(home: HeldDir, state: bytes) -> Optional[str]:
+    """Return why what is called as a state directory could not be looked into, None when there is just nothing of OpenClaw in it."""
+    seen = home.stat(state)
+    if seen is not None and stat.S_ISLNK(seen.st_mode):
+        return "a symbolic link, which is not followed. Next: name its target in OPENCLAW_STATE_DIR, or the target's parent in homes"
+    try:
+        home.open_dir(state + b"/agents").close()
+    except FileNotFoundError:
+        pass
+    except Unreadable as exc:
+        return str(exc) if seen is not None and stat.S_ISDIR(seen.st_mode) else None
+    return None
 
 
 def _owner_name(accounts: Sequence[Account], path: str) -> Optional[str]:
@@ -115,8 +135,14 @@ def _stated(accounts: Sequence[Account], path: str, root: str) -> Union[Sandbox,
     )
 
 
-def probe(*, lookups: Lookups, accounts: Accounts, homes: Sequence[Sandbox], containers: Sequence[Sandbox]) -> Runtime:
-    """Is OpenClaw here? A home with its state, a binary, or a container that NemoClaw registered for it."""
+def probe(
+    *, lookups: Lookups, accounts: Accounts, homes: Sequence[Sandbox], containers: Sequence[Sandbox], trouble: Sequence[str] = ()
+) -> Runtime:
+    """Is OpenClaw here? A home with its state, a binary, or a container that NemoClaw registered for it.
+
+    ``trouble``: what find() could not look into; where there is some, absence is not known. What is just not there does not count.
+    """
+    trouble = [text for text in trouble if not text.endswith(os.strerror(errno.ENOENT))]
     binary = lookups.binary("openclaw", accounts.known)
     evidence = list(binary.evidence) if binary else []
     evidence += list(dict.fromkeys(text for box in homes for text in box.evidence))[:10]
@@ -126,8 +152,8 @@ def probe(*, lookups: Lookups, accounts: Accounts, homes: Sequence[Sandbox], con
     if not evidence and maybe:
         evidence.append("container %s looks like it by name or image" % shown(maybe[0].name))
     elif not evidence:
-        present = False if accounts.complete else None
+        present = False if accounts.complete and not trouble else None
         tail = "" if accounts.complete else "; not every user's home could be looked into"
-        evidence.append("no binary, state directory or container" + tail)
+        evidence += ["no binary, state directory or container" + tail, *trouble[:3]]
     user = binary.user if binary else (homes[0].home.owner if homes and homes[0].home else None)
     return Runtime("openclaw", present, binary.version if binary else None, binary.path if binary else None, user, tuple(evidence))

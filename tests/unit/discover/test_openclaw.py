@@ -8,10 +8,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from clawmetry_sync.discover import openclaw
+import pytest
+
+from clawmetry_sync.discover import discover, openclaw
 from clawmetry_sync.discover.accounts import Account
+from clawmetry_sync.errors import Unreadable, shown
 from clawmetry_sync.model import Sandbox
+from clawmetry_sync.read.opener import HeldDir
 
 
 def account(host: Path, name: str = "alice", uid: int = 1000) -> Account:
@@ -91,3 +96,40 @@ def test_hostile_profile_name_is_shown_printable(tmp_path: Path) -> None:
     (box,) = found(tmp_path, alice).values()
     assert box.name.isprintable() and all(text.isprintable() for text in box.evidence)
     assert box.home is not None and box.home.state == b".openclaw-\x1b[31m\n"
+
+
+@pytest.mark.parametrize("kind", ["link", "closed", "file", "empty"])
+def test_a_state_directory_that_cannot_be_looked_into_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    state = tmp_path / "home/.openclaw"
+    state.parent.mkdir()
+    if kind == "link":
+        (tmp_path / "elsewhere/agents").mkdir(parents=True)
+        state.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        state.write_bytes(b"")
+    else:
+        (state / "agents").mkdir(parents=True)
+    if kind == "closed":
+
+        def refusing(self: HeldDir, path: bytes) -> HeldDir:
+            raise Unreadable("cannot open", where=shown(path), cause="Permission denied")
+
+        monkeypatch.setattr(HeldDir, "open_dir", refusing)
+    seen = discover(
+        root="/", homes=[str(state.parent)], enabled=("openclaw",), docker_host="unix://%s/absent" % tmp_path, env={"PATH": "/nowhere"}
+    )
+    (row,) = [row for row in seen.runtimes if row.name == "openclaw"]
+    told = kind in ("link", "closed")
+    assert row.present is not True or any("binary" in text for text in row.evidence)
+    assert bool(seen.warnings) == told
+    if told and not row.present:
+        assert row.present is None and any(".openclaw" in text for text in row.evidence)
+
+
+def test_the_profile_in_the_environment_is_the_default_among_bare_homes(tmp_path: Path) -> None:
+    for name in (".openclaw", ".openclaw-work"):
+        (tmp_path / "home" / name / "agents/main/sessions").mkdir(parents=True)
+    options: Any = {"homes": [str(tmp_path / "home")], "enabled": ("openclaw",), "docker_host": "unix://%s/absent" % tmp_path}
+    for profile, wanted in (("", ".openclaw"), ("work", ".openclaw-work"), ("gone", ".openclaw")):
+        boxes = discover(**options, env={"OPENCLAW_PROFILE": profile}).sandboxes
+        assert [box.uid for box in boxes if box.default] == ["bare:%s/home/%s" % (tmp_path, wanted)]
