@@ -162,7 +162,7 @@ def _push(archive: Archive, sealer: Sealer, settings: Settings, args: argparse.N
         for stored in archive.envelopes(unpushed=True):
             for attempt in range(PUSH_TRIES):
                 outcome = target.deliver(stored.endpoint, stored.node_id, stored.key, stored.payload)
-                if outcome.verdict is not Verdict.RETRY:
+                if outcome.verdict is not Verdict.RETRY or attempt == PUSH_TRIES - 1:
                     break
                 time.sleep(min(60.0, max(PUSH_RETRY_S * 2**attempt, outcome.retry_after_s or 0.0)))
             if outcome.verdict is Verdict.ACK:

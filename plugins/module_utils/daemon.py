@@ -41,6 +41,8 @@ ROWS_INTERVAL_S = 15.0
 MAX_ROW_UPLOADS_WAITING = 20
 ROUND_S = 0.5
 DRAIN_S = 60.0
+# One-shot: a deploy of the ingest is waited out, an outage is told and left to the daemon.
+SYNC_RETRIES = 3
 FLUSH_S = 7.0
 TRIM_INTERVAL_S = 30.0
 # A sandbox that has not been seen in so much time of our own running is as good as gone; its cursors go.
@@ -384,7 +386,7 @@ class Daemon:
         self._rows_at = float("inf")  # once, at the end
         while time.monotonic() < deadline and not self.stop.is_set():
             more = self.one_pass()
-            self._deliver(progress)
+            self._deliver(progress, deadline)
             if not more and not any(sync.scan() for sync in self._syncs.values()):
                 break
             if self.shipper.blocked and not more:
@@ -394,7 +396,7 @@ class Daemon:
         while True:
             self.enqueue_rows()
             before = self.queue.outbox_size()[0]
-            self._deliver(progress)
+            self._deliver(progress, deadline)
             if self.shipper.blocked or not before or time.monotonic() > deadline:
                 break
         problems = ["%s: %s" % (uid, reason) for uid, reason in self.finder.unreadable.items()]
@@ -406,10 +408,18 @@ class Daemon:
             problems.append("target %s: %s" % (self.shipper.health.state, self.shipper.health.reason))
         return problems
 
-    def _deliver(self, progress: Any) -> None:
-        while not self.shipper.blocked and self.shipper.queue.next() is not None and not self.stop.is_set():
-            self.shipper.step()
+    def _deliver(self, progress: Any, deadline: float) -> None:
+        """Empty the outbox; a target that only asks for patience gets a little of it."""
+        while self.shipper.queue.next() is not None and not self.stop.is_set():
+            health = self.shipper.health
+            if self.shipper.blocked and (health.state != "retrying" or health.retries > SYNC_RETRIES):
+                return
+            wait_s = self.shipper.step()
             progress(self)
+            if self.shipper.blocked:
+                if time.monotonic() + wait_s > deadline:
+                    return
+                self.stop.wait(wait_s)
 
     def totals(self) -> dict[str, int]:
         syncs = [*self._syncs.values(), *(sync for sync, _until in self._draining)]

@@ -128,3 +128,20 @@ def test_a_node_id_and_a_key_that_no_header_can_carry_send_nothing(node: Node) -
         done = node.daemon.cli("--log-level", "debug", "sync", env={name: value})
         assert done.returncode == 2 and b"cm_canary" not in done.stderr + done.stdout
     assert not node.ingest.requests
+
+
+def test_a_sync_waits_out_a_moment_s_refusal_and_tells_a_lasting_one(node: Node) -> None:
+    fill(node)
+    node.ingest.script(EVENTS, Fault(status=503, headers={"Retry-After": "1"}), Fault(drop="before"))
+    outcome = node.daemon.json("sync")
+    assert outcome["ok"] and outcome["pending"] == 0 and not outcome["errors"]
+    node.append("later", 1)
+    node.ingest.policy = lambda request: Fault(status=401) if request.endpoint == EVENTS else None
+    before = node.ingest.count(EVENTS)
+    done = node.daemon.cli("sync", "--json")
+    outcome = json.loads(done.stdout)
+    assert done.returncode == 1 and not outcome["ok"] and "401" in outcome["errors"][0]
+    assert node.ingest.count(EVENTS) == before + 1  # a key that is refused is not tried again at once
+    node.ingest.policy = lambda request: Fault(status=503, headers={"Retry-After": "3600"}) if request.endpoint == EVENTS else None
+    assert not node.daemon.json("sync", "--timeout", "20")["ok"]
+    assert node.ingest.count(EVENTS) == before + 2
