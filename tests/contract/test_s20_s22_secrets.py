@@ -111,7 +111,7 @@ def test_s20_keys_are_in_no_message_of_a_failure(tmp_path: Path, ingest: Ingest)
     ingest.stop()
     assert collect("sync", "--timeout", "2") != 0
     assert collect("archive", "push", "--to", ingest.url) == 2
-    for bad in (KEY_TEXT + "\n" + KEY_TEXT, KEY_TEXT + "\u00e4", KEY_TEXT * 200):
+    for bad in (KEY_TEXT + "\n" + KEY_TEXT, KEY_TEXT + "\x07", KEY_TEXT * 200):
         key_file.write_text(bad)
         assert collect("check-config") == 2
         assert collect("run") == 2
@@ -287,7 +287,7 @@ def test_s22_an_independent_decoder_and_ours_open_each_others_blobs(tmp_path: Pa
     assert shown == [{"from": "elsewhere", "compressed": False}, {"from": "elsewhere", "compressed": True}]
     (daemon.directory / "encryption_key").write_text(base64.urlsafe_b64encode(bytes(32)).decode())
     done = daemon.cli("archive", "show")
-    assert done.returncode == 2 and b"does not open with this key" in done.stderr and done.stdout == b""
+    assert done.returncode == 1 and b"do not open with this key" in done.stderr and done.stdout == b""
 
 
 def sockets_of(pid: int) -> list[str]:
