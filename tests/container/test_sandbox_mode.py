@@ -142,11 +142,12 @@ def test_events_pass_the_sandboxs_proxy_by_the_rendered_rule_and_nothing_else_do
             host.sh("umask 077; cat >/srv/k", stdin=key.rstrip("=").encode())
 
             # An agent that is root beside it, and nobody has accepted that: nothing is changed anywhere.
-            rooted = box_on(host, "rooted", "--network=none")
+            rooted = box_on(host, "rooted", "--network=box")
             rooted.sh("mkdir -p /root/.openclaw/agents/main/sessions")
             before, inside = host.look(), box.added()
             refused = host.play("clawmetry.sync.site", variables)
-            assert refused.code != 0 and "No daemon can be put into rooted" in refused.said and "no way out" in refused.said, refused.said
+            assert refused.code != 0 and "clawmetry_sandbox_daemon_accept_tampering: true" in refused.said, refused.said
+            assert "its agent is root" in refused.said and "The agent in rooted" in refused.said
             assert (host.look(), box.added()) == (before, inside)
             host.docker("rm", "-f", rooted.id)
 
