@@ -55,6 +55,12 @@ def test_sandbox_gets_the_exact_snippet(tmp_path: Path) -> None:
     assert "path: /ingest/events" in check.snippet and "policy-add --from-file" in check.next_step
 
 
+def test_who_can_read_the_keys_depends_on_whose_the_daemon_is(tmp_path: Path) -> None:
+    for euid, who in ((0, "whoever is root in it"), (998, "its agent, where it is the same user")):
+        (check,) = place.mode(ground(tmp_path, where=host(in_sandbox=True), euid=euid))
+        assert check.why.startswith(who)
+
+
 def test_sandbox_with_the_archive_needs_no_rule(tmp_path: Path) -> None:
     (check,) = place.mode(ground(tmp_path, where=host(in_sandbox=True)))
     assert check.level == "warn" and not check.snippet
@@ -231,6 +237,8 @@ def test_host_without_systemd_has_no_unit(tmp_path: Path) -> None:
     os.rmdir(tmp_path / "host/run/systemd/system")
     assert service.unit(one) == []
     assert service.daemon(one)[0].next_step == "clawmetry run"
+    inside = ground(tmp_path, where=host(in_sandbox=True, in_container=True))
+    assert service.daemon(inside)[0].next_step == "on the host: systemctl status 'clawmetry-sandbox@*'"
 
 
 def test_daemon_its_target_and_its_queue(tmp_path: Path) -> None:

@@ -236,6 +236,15 @@ def test_session_rows_leave_in_the_clear_and_only_with_our_key(serve: Any) -> No
     assert outcome.verdict is Verdict.DEAD and len(server.requests) == 1
 
 
+@pytest.mark.network
+def test_a_sandboxs_proxy_that_denies_is_an_outage_and_not_a_refused_key(serve: Any) -> None:
+    _server, target = serve(lambda handler: answer(handler, b'{"error":"policy_denied","detail":"no rule"}', 403))
+    outcome = target.deliver(wire.EVENTS, "n", "k", SEALER.seal(b"{}"))
+    assert outcome.verdict is Verdict.RETRY and "policy_denied" in outcome.reason and wire.EVENTS in outcome.reason
+    _server, target = serve(lambda handler: answer(handler, b'{"error":"forbidden"}', 403))
+    assert target.deliver(wire.EVENTS, "n", "k", SEALER.seal(b"{}")).verdict is Verdict.PAUSE
+
+
 def test_tls_needs_a_known_authority_and_1_2(tmp_path: Path) -> None:
     context = https.tls_context(None)
     assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname
