@@ -60,9 +60,11 @@ def test_defaults_and_argument_specs_are_the_same(role: str) -> None:
     assert all(name.startswith("clawmetry_%s_" % role) for name in defaults)
 
 
-def test_secrets_are_not_logged_by_the_argument_check() -> None:
-    options = load("roles/daemon/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    assert {name for name, spec in options.items() if spec.get("no_log")} == {"clawmetry_daemon_api_key", "clawmetry_daemon_encryption_key"}
+@pytest.mark.parametrize("role", ["daemon", "sandbox_daemon"])
+def test_secrets_are_not_logged_by_the_argument_check(role: str) -> None:
+    options = load("roles/%s/meta/argument_specs.yml" % role)["argument_specs"]["main"]["options"]
+    secret = {"clawmetry_%s_%s" % (role, name) for name in ("api_key", "encryption_key")}
+    assert {name for name, spec in options.items() if spec.get("no_log")} == secret
 
 
 def test_collection_and_engine_have_one_version() -> None:
