@@ -96,7 +96,7 @@ def connect(machine: Host, scratch: Path, ingest: Ingest, ca: Path) -> None:
     machine.sh("cat >%s/before.jsonl" % SESSIONS, stdin=b"".join(b'{"type":"message","seq":%d}\n' % number for number in range(25)))
     machine.sh("cat >/etc/systemd/system/clawmetry-sync.service", stdin=OLD_UNIT.encode())
     machine.sh("systemctl daemon-reload; systemctl enable --now --quiet clawmetry-sync")
-    until(lambda: counted(machine).get("before.jsonl") == 25, what="old client that counts")
+    until(lambda: counted(machine).get("before.jsonl") == 25, 120, "old client that counts")
 
 
 def counted(machine: Host) -> dict[str, int]:
@@ -211,7 +211,7 @@ def in_its_place(machine: Host, scratch: Path, ingest: Ingest) -> None:
     covered = counted(machine)
     written = int(machine.sh("wc -l <%s/live.jsonl" % SESSIONS))
     assert 0 < covered["live.jsonl"] < written, "the agent wrote before and after: %s of %d" % (covered, written)
-    until(lambda: received(ingest, "live.jsonl")[-1:] == [written - 1], what="last line")
+    until(lambda: received(ingest, "live.jsonl")[-1:] == [written - 1], 120, "last line")
     assert received(ingest, "live.jsonl") == list(range(covered["live.jsonl"], written))
     assert received(ingest, "before.jsonl") == []
     assert ingest.duplicate_events == 0

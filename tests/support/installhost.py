@@ -30,6 +30,7 @@ from support.sandbox import LABEL, docker
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "clawmetry-test/install:"
+HUNG_S = 1800  # of one command; a busy machine takes minutes
 # Debian 12, Debian 13 and Ubuntu 24.04, each with its Python
 DISTRIBUTIONS = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
 CACHE = Path(os.environ.get("CLAWMETRY_TEST_CACHE") or Path.home() / ".cache" / "clawmetry-sync-tests")
@@ -61,7 +62,7 @@ class Host:
     collection: Path
 
     def sh(self, script: str, *, user: str = "root", check: bool = True, stdin: bytes = b"") -> str:
-        return docker("exec", "-i", "-u", user, "-w", "/", self.id, "sh", "-c", script, stdin=stdin, check=check, timeout_s=300).decode()
+        return docker("exec", "-i", "-u", user, "-w", "/", self.id, "sh", "-c", script, stdin=stdin, check=check, timeout_s=HUNG_S).decode()
 
     def install(self, *options: str, user: str = "root", script: str = "/clawmetry/scripts/install.sh", **environment: str) -> Run:
         """Run the script without a terminal."""
@@ -69,7 +70,7 @@ class Host:
         flags = [flag for name, value in {"HOME": home, **environment}.items() for flag in ("-e", "%s=%s" % (name, value))]
         argv = ["docker", "exec", "-u", user, "-w", "/", *flags, self.id, script, *options]
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=420, check=False, text=True
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HUNG_S, check=False, text=True
         )
         return Run(done.returncode, done.stdout)
 
@@ -92,7 +93,7 @@ class Host:
         argv = [sys.executable, "-m", "ansible", "playbook", "-i", self.id + ",", "-e", "@%s" % extra, "-vvv", "--diff", *options]
         done = subprocess.run(
             [*argv, "clawmetry.sync." + playbook], env=environment, cwd=scratch, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=420, check=False, text=True,
+            stderr=subprocess.STDOUT, timeout=HUNG_S, check=False, text=True,
         )  # fmt: skip
         return Run(done.returncode, done.stdout)
 
