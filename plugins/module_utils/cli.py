@@ -29,6 +29,7 @@ from .terminal import drop, flush, line, note
 from .version import VERSION
 
 MAX_TIMEOUT_S = 1_000_000
+RESTART_PAUSE_S = 2.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,8 +140,21 @@ def _run(args: argparse.Namespace) -> int:
     notifier = Notifier(os.environ)
     settings: Optional[Settings] = checked(args.config)
     stopping: list[bool] = []
+    lives = 0
     while settings is not None:
-        settings = _one_life(settings, args.config, log, notifier, stopping)
+        try:
+            settings = _one_life(settings, args.config, log, notifier, stopping)
+            lives += 1
+        except (OSError, ClawmetryError) as exc:
+            # The configuration is fine; after a reload it is the host that is in trouble (descriptors, disk), and may recover.
+            if not lives:
+                raise exc if isinstance(exc, ClawmetryError) else StateError("cannot start", cause=str(exc)) from exc
+            log("error", "restart-failed", reason=str(exc), next_step="it is tried again")
+            for _tenth in range(int(RESTART_PAUSE_S * 10)):
+                time.sleep(0.1)
+                notifier.alive()
+                if stopping:
+                    return 0
     return 0
 
 
@@ -175,15 +189,17 @@ def _one_life(settings: Settings, config: Optional[str], log: Log, notifier: Not
     if stopping:
         return None
     daemon.start()
-    server = control.Server(settings.socket_path, lambda request: _answer(daemon, request))
     try:
-        daemon.spawn("control", lambda: server.run(daemon.stop))
-        log("info", "running", version=VERSION, node=daemon.node_id, target=daemon.target.url, state_dir=settings.state_dir)
-        notifier.send("READY=1")
-        daemon.run(notifier.alive)
-        notifier.send("RELOADING=1" if following and not stopping else "STOPPING=1")
+        server = control.Server(settings.socket_path, lambda request: _answer(daemon, request))
+        try:
+            daemon.spawn("control", lambda: server.run(daemon.stop))
+            log("info", "running", version=VERSION, node=daemon.node_id, target=daemon.target.url, state_dir=settings.state_dir)
+            notifier.send("READY=1")
+            daemon.run(notifier.alive)
+            notifier.send("RELOADING=1" if following and not stopping else "STOPPING=1")
+        finally:
+            server.close()
     finally:
-        server.close()
         daemon.close()
     log("info", "stopped")
     return following[-1] if following and not stopping else None

@@ -13,6 +13,7 @@ Phases: starting -> running -> (reloading -> starting | stopping -> stopped).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -83,7 +84,9 @@ class Daemon:
         self.settings = settings
         self.log = log
         self.stop = threading.Event()
+        self._held = contextlib.ExitStack()  # what is to be let go of, in the order of being held, backwards
         self.wake = Wake()
+        self._held.callback(self.wake.close)
         self.started_at = time.time()
         self._began = time.monotonic()
         self.trouble: Optional[str] = None  # of the reader
@@ -101,18 +104,29 @@ class Daemon:
     # -- life -------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open state, key and target, and say who we are. Raises ConfigError or StateError; nothing runs then."""
+        """Open state, key and target, and say who we are. Raises ConfigError, StateError or OSError; nothing runs or is held then."""
+        try:
+            self._start()
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _start(self) -> None:
         settings = self.settings
         kernel.give_memory_back()
         sealer = Sealer(parse_key(secretfile.encryption_key_text(settings, self._env)))
         prepare_state_dir(settings.state_dir)
-        self._lock = InstanceLock(settings.state_dir)
+        self._held.callback(InstanceLock(settings.state_dir).release)
         self.queue = Queue(settings.queue_path)
+        self._held.callback(self.queue.close)
         self.target = make_target(settings, self._env, sealer)
+        self._held.callback(self.target.close)
         self.host = hostinfo.gather(env=self._env)
         self.node_id = self._who_are_we()
+        outbox = Queue(settings.queue_path, check=False)
+        self._held.callback(outbox.close)
         self.shipper = Shipper(
-            Queue(settings.queue_path, check=False),
+            outbox,
             self.target,
             sealer,
             self.node_id,
@@ -156,11 +170,7 @@ class Daemon:
             held.close()
         for held in sum(self.finder.handed_over(), []):
             held.close()
-        self.wake.close()
-        self.target.close()
-        self.shipper.queue.close()
-        self.queue.close()
-        self._lock.release()
+        self._held.close()
 
     def spawn(self, name: str, work: Any) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)

@@ -11,7 +11,11 @@ sandbox's content; names that came from a sandbox go through ``shown``.
 
 from __future__ import annotations
 
+import codecs
 from typing import Union
+
+# Loaded now: when a message has to be made because no descriptor is left, nothing can be loaded any more.
+codecs.lookup("unicode_escape")
 
 
 def shown(value: Union[str, bytes, None], limit: int = 200) -> str:

@@ -213,6 +213,43 @@ def test_r20_no_descriptors_left(node: Node) -> None:
     node.no_more(0.2)
 
 
+BAD_START = """
+import errno
+from clawmetry_sync import cli, control, daemon, wake
+cli.RESTART_PAUSE_S = 0.2
+lives = [0]
+def failing(owner, name, when):
+    real = getattr(owner, name)
+    def wrapped(*a, **k):
+        lives[0] += name == "__init__" and owner is wake.Wake
+        if lives[0] == when:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*a, **k)
+    setattr(owner, name, wrapped)
+failing(wake.Wake, "__init__", 2)
+failing(daemon, "make_target", 3)
+failing(control.Server, "__init__", 4)
+"""
+
+
+def test_r20_reload_that_finds_no_descriptors_is_tried_again(node: Node) -> None:
+    """The configuration is fine, the host is not: three starts fail, each at another place; nothing is held, nothing lost."""
+    node.daemon.prelude = BAD_START
+    node.append("one", 5)
+    node.daemon.start()
+    node.arrived()
+    process = node.daemon.process
+    assert process is not None
+    node.daemon.signal(signal.SIGHUP)
+    until(lambda: node.daemon.log().count("restart-failed") == 3, 20, "three failures")
+    node.append("one", 5)
+    node.arrived()
+    assert process.poll() is None and "Traceback" not in node.daemon.log()
+    until(lambda: node.daemon.status()["state"] == "ok", 10, "recovery")
+    # While it waits, SIGTERM is heeded.
+    assert node.daemon.terminate() == 0
+
+
 # -- R21, R22 -------------------------------------------------------------------------------------------------------------
 
 

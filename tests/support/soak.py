@@ -181,10 +181,10 @@ class Soak:
         self.later(self.chance.uniform(0.2, 3), lambda: process.send_signal(signal.SIGCONT))
 
     def no_descriptors(self) -> None:
-        if not self.ready():
-            return  # a start without descriptors ends, as it should
         pid = self.process().pid
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        if not self.ready() or limits[0] == 3:
+            return  # a start without descriptors ends, as it should; and one such fault at a time
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
 
         def undo() -> None:

@@ -21,13 +21,12 @@ from ..seal import Sealer
 from .database import Database
 
 Signature = tuple[int, int, int, int, int]  # ino, dev, size, mtime_ns, ctime_ns
+_63_BITS = 0x7FFF_FFFF_FFFF_FFFF
 
 
 def signature_of(seen: os.stat_result) -> Signature:
     """Return what tells whether a file has changed; in 63 bits each, for a sandbox can set a time SQLite has no room for."""
-    parts = (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
-    ino, dev, size, mtime_ns, ctime_ns = (part & 0x7FFF_FFFF_FFFF_FFFF for part in parts)
-    return ino, dev, size, mtime_ns, ctime_ns
+    return seen.st_ino & _63_BITS, seen.st_dev & _63_BITS, seen.st_size & _63_BITS, seen.st_mtime_ns & _63_BITS, seen.st_ctime_ns & _63_BITS
 
 
 def identified(seen: os.stat_result, row: SourceRow) -> os.stat_result:
