@@ -21,7 +21,7 @@ import threading
 import time
 from typing import Any, Mapping, Optional
 
-from . import hostinfo, kernel, secretfile, snapshot, wire
+from . import cloud, hostinfo, kernel, secretfile, snapshot, wire
 from .config import Settings
 from .errors import ConfigError, shown
 from .finder import Finder
@@ -350,7 +350,7 @@ class Daemon:
         surveys = self.survey()
         found = self.finder.discovery
         fact = snapshot.facts(self.host, found, surveys)
-        body = snapshot.cloud(self.host, fact, surveys, usage=hostinfo.usage(), boxes=found.sandboxes)
+        body = cloud.plaintext(self.host, fact, surveys, usage=cloud.usage(), boxes=found.sandboxes)
         plaintext = wire.dumps({"node_id": self.node_id, **body})
         envelope = self.sealer.seal(plaintext, compress=self.shipper.blob_gzip)
         self.queue.enqueue(

@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""Facts of the host itself: names, architecture, disk and memory, and whether we are inside a container or sandbox.
+"""Facts of the host itself: names, architecture, and whether we are inside a container or sandbox.
 
 A Docker host must not be taken for a container: what its own mounts and a stray /.dockerenv say is
 no evidence. Trusted are the kernel's own marks: the initial pid namespace (its number is fixed in
@@ -17,7 +17,6 @@ import hmac
 import os
 import platform
 import re
-import time
 from dataclasses import dataclass
 from typing import Mapping, Optional
 
@@ -58,17 +57,6 @@ class HostInfo:
     in_chroot: Optional[bool] = None
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Disk and memory in bytes, uptime in seconds; None where the host does not tell."""
-
-    disk_total: Optional[int] = None
-    disk_used: Optional[int] = None
-    ram_total: Optional[int] = None
-    ram_used: Optional[int] = None
-    uptime_s: Optional[float] = None
-
-
 def gather(
     *, node_id: Optional[str] = None, root: str = "/", env: Optional[Mapping[str, str]] = None, system: Optional[str] = None
 ) -> HostInfo:
@@ -84,7 +72,7 @@ def gather(
         os_release=platform.release(),
         arch=platform.machine(),
         python_version=platform.python_version(),
-        machine_id_hash=machine_id_hash(_text(root, "/etc/machine-id")),
+        machine_id_hash=machine_id_hash(text_of(root, "/etc/machine-id")),
         in_container=in_container,
         in_chroot=in_chroot,
         in_sandbox=in_sandbox,
@@ -122,15 +110,15 @@ def container(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[s
         return False, ("no Linux containers on " + (system or "this system"),)
     inside = []
     for which in ("1", "self"):
-        match = _ENGINE_CGROUP.search(_text(root, "/proc/%s/cgroup" % which))
+        match = _ENGINE_CGROUP.search(text_of(root, "/proc/%s/cgroup" % which))
         if match:
             inside.append("cgroup of process %s is an engine's (%s)" % (which, match.group(0)[:80]))
-        mount = root_mount(_text(root, "/proc/%s/mountinfo" % which))
+        mount = root_mount(text_of(root, "/proc/%s/mountinfo" % which))
         if mount is not None and any(mark in mount[1] for mark in _ENGINE_LAYERS):
             inside.append("root of process %s is an engine's %s" % (which, mount[0]))
     if os.path.exists(below(root, "/run/.containerenv")):
         inside.append("/run/.containerenv exists")
-    manager = _text(root, "/run/systemd/container").strip()
+    manager = text_of(root, "/run/systemd/container").strip()
     if manager and manager != "wsl":
         inside.append("/run/systemd/container says " + manager[:40])
     namespace = _link(root, "/proc/self/ns/pid")
@@ -144,7 +132,7 @@ def container(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[s
         return False, tuple(["initial pid namespace, no engine's mark on process 1"] + weak)
     if _is_wsl(root, manager):
         return False, tuple(["a WSL distribution: its pid namespace and systemd's word for it are WSL's own"] + weak)
-    mount = root_mount(_text(root, "/proc/1/mountinfo"))
+    mount = root_mount(text_of(root, "/proc/1/mountinfo"))
     if namespace is not None and weak and mount is not None and mount[0] == "overlay":
         return True, ("own pid namespace, overlay root and /.dockerenv together",)
     reason = "a pid namespace of its own, but no engine's mark" if namespace else "/proc does not tell the pid namespace"
@@ -153,7 +141,7 @@ def container(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[s
 
 def _is_wsl(root: str, manager: str) -> bool:
     """Microsoft's kernel, and what WSL itself puts into a distribution; a container on that kernel has only the first."""
-    kernel = _text(root, "/proc/sys/kernel/osrelease").lower()
+    kernel = text_of(root, "/proc/sys/kernel/osrelease").lower()
     return "microsoft" in kernel and (manager == "wsl" or os.path.isdir(below(root, "/run/WSL")) or "wsl2" not in kernel)
 
 
@@ -161,7 +149,7 @@ def chroot(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[str,
     """Is our root another directory than that of the first process we see? None where that cannot be told."""
     if system != "Linux":
         return None, ()
-    ours = _text(root, "/proc/self/mountinfo")
+    ours = text_of(root, "/proc/self/mountinfo")
     if ours and root_mount(ours) is None:
         return True, ("nothing is mounted on / as we see it: a chroot",)
     try:
@@ -176,7 +164,7 @@ def chroot(root: str, system: str = "Linux") -> tuple[Optional[bool], tuple[str,
 def sandbox(root: str, env: Mapping[str, str], in_container: Optional[bool]) -> tuple[Optional[bool], tuple[str, ...]]:
     """Are we inside an OpenShell sandbox? Its environment variables count only where we are not on a bare host."""
     signs = []
-    if _text(root, "/proc/1/comm").strip() in _OPENSHELL_COMM:
+    if text_of(root, "/proc/1/comm").strip() in _OPENSHELL_COMM:
         signs.append("process 1 is openshell-sandbox")
     if env.get("OPENSHELL_SANDBOX") or env.get("OPENSHELL_SANDBOX_ID"):
         signs.append("OPENSHELL_SANDBOX is set")
@@ -189,32 +177,8 @@ def sandbox(root: str, env: Mapping[str, str], in_container: Optional[bool]) -> 
     return bool(signs), tuple(signs)
 
 
-def usage(root: str = "/") -> Usage:
-    """Disk and memory now; what cannot be read is None."""
-    disk_total = disk_used = None
-    try:
-        disk = os.statvfs(root)
-        disk_total, disk_used = disk.f_blocks * disk.f_frsize, (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-    except OSError:
-        pass
-    memory = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d{1,15}) kB$", _text(root, "/proc/meminfo"), re.MULTILINE))
-    total, free = memory.get("MemTotal"), memory.get("MemAvailable")
-    ran = re.match(r"(\d{1,12}(?:\.\d+)?) ", _text(root, "/proc/uptime"))
-    return Usage(
-        disk_total,
-        disk_used,
-        int(total) * 1024 if total else None,
-        (int(total) - int(free)) * 1024 if total and free else None,
-        float(ran.group(1)) if ran else _boot_clock(),
-    )
-
-
-def _boot_clock() -> Optional[float]:
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.clock_gettime(clock) if clock is not None else None
-
-
-def _text(root: str, path: str) -> str:
+def text_of(root: str, path: str) -> str:
+    """Return a small file of the host as text, "" when it cannot be read."""
     try:
         with open(below(root, path), "rb") as stream:
             return stream.read(_SMALL).decode("utf-8", "replace")

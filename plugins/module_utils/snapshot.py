@@ -3,11 +3,11 @@
 # SPDX-FileCopyrightText: 2026, ClawMetry sync contributors
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""Host and sandboxes as plain data: the Ansible facts, and what a ClawMetry snapshot carries.
+"""Host and sandboxes as plain data: the Ansible facts. (What ClawMetry's own snapshot carries besides is cloud.py's.)
 
 Pure: takes what the other rooms found and returns JSON-serialisable dictionaries. What is not
 known is None with a reason beside it; no value is a constant that was not looked at.
-Shapes: design.md "Facts"; reference/clawmetry.md §5 (the snapshot's plaintext).
+Shape: design.md "Facts".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime
 from typing import Any, Mapping, Optional, Sequence
 
-from .hostinfo import HostInfo, Usage
+from .hostinfo import HostInfo
 from .model import LAYERS, RUNTIMES, Discovery, Layer, Runtime, Sandbox, Survey
 
 SCHEMA_VERSION = 1
@@ -28,11 +28,9 @@ METADATA_KEYS = (
     "security.sandbox_enabled",
     "security.network_policy",
 )
-MAX_MEMORY_FILES = 500
 # Facts stay small: a few words on where a sandbox's row comes from, and on what contradicted it.
 MAX_EVIDENCE = 12
 MAX_EVIDENCE_CHARS = 160
-_GIB = 1024.0**3
 
 
 def has_state(survey: Optional[Survey]) -> bool:
@@ -182,69 +180,3 @@ def iso(epoch_s: Optional[float]) -> Optional[str]:
         return datetime.datetime.fromtimestamp(epoch_s, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def cloud(
-    host: HostInfo, fact: Mapping[str, Any], surveys: Mapping[str, Survey], *, usage: Usage, boxes: Sequence[Sandbox] = ()
-) -> dict[str, Any]:
-    """Return the plaintext of /ingest/system-snapshot: the keys a dashboard knows, as far as we can tell them honestly.
-
-    ``fact`` is what facts() returned, ``boxes`` the discovery's sandboxes (for container ids).
-    """
-    kept = reported(boxes, surveys)
-    default = default_of(kept)
-    memory = [(box, entry) for box in kept for entry in (surveys[box.uid].memory_files if box.uid in surveys else ())]
-    counts = [surveys[box.uid].session_count for box in kept if box.uid in surveys and surveys[box.uid].readable]
-    described = dict(fact["metadata"])
-    described["runtime"] = default.type if default else None
-    if default is not None and default.container is not None:
-        described["container_id"] = default.container.container_id
-    return {
-        "system": system_rows(usage),
-        "infra": {
-            "machine": host.hostname,
-            "runtime": default.type if default else None,
-            "storage": _disk(usage),
-            "python_version": host.python_version,
-            "os_name": host.os_name,
-            "os_release": host.os_release,
-            "arch": host.arch,
-        },
-        "model": default.inference.model if default else None,
-        "provider": default.inference.provider if default else None,
-        "sessionCount": sum(counts) if counts or not kept else None,
-        "memoryFiles": [
-            {"name": name, "size": size, "modified": iso(mtime), "sandbox": box.name}
-            for box, (name, size, mtime) in memory[:MAX_MEMORY_FILES]
-        ],
-        "memoryCount": len(memory),
-        "memorySize": sum(size for _box, (_name, size, _mtime) in memory),
-        "sandbox": described,
-        "sandboxes": list(fact["sandboxes"]),
-    }
-
-
-def system_rows(usage: Usage) -> list[list[str]]:
-    """Return [label, value, color] rows, only those the host told: ``["Disk /", "12.0 GB / 40.0 GB (30%)", "green"]``."""
-    rows = []
-    disk = _disk(usage)
-    if disk is not None and usage.disk_total and usage.disk_used is not None:
-        rows.append(["Disk /", disk, _color(usage.disk_used / usage.disk_total)])
-    if usage.ram_total and usage.ram_used is not None:
-        rows.append(["RAM", _share(usage.ram_used, usage.ram_total), _color(usage.ram_used / usage.ram_total)])
-    if usage.uptime_s is not None:
-        minutes = int(usage.uptime_s) // 60
-        rows.append(["Uptime", "%dd %dh %dm" % (minutes // 1440, minutes // 60 % 24, minutes % 60), ""])
-    return rows
-
-
-def _disk(usage: Usage) -> Optional[str]:
-    return _share(usage.disk_used, usage.disk_total) if usage.disk_total and usage.disk_used is not None else None
-
-
-def _share(used: int, total: int) -> str:
-    return "%.1f GB / %.1f GB (%d%%)" % (used / _GIB, total / _GIB, round(100.0 * used / total))
-
-
-def _color(share: float) -> str:
-    return "green" if share < 0.8 else "yellow" if share < 0.9 else "red"

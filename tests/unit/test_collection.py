@@ -254,7 +254,7 @@ def test_p7_the_payload_ansible_packs_is_small(tmp_path: Path) -> None:
     zipped = max(len(base64.b64decode(text)) for text in re.findall(r"[\"']([A-Za-z0-9+/=\n]{1000,})[\"']", sent))
     assert zipped <= 300_000
     # It travels as text within a script of Ansible's; ansible.builtin.setup of the same core is 347 KB, 179 KB of it any module's.
-    assert len(sent) <= 350_000
+    assert len(sent) <= 355_000
 
 
 @pytest.mark.spawns

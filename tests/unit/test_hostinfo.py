@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clawmetry_sync import hostinfo
+from clawmetry_sync import cloud, hostinfo
 
 ID = "0123456789abcdef" * 4
 PLAIN = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard\n"
@@ -226,10 +226,10 @@ def test_usage_reads_memory_and_uptime_and_leaves_unknown_what_is_missing(tmp_pa
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    400 kB\n")
     (tmp_path / "proc/uptime").write_text("3661.50 7000.00\n")
-    usage = hostinfo.usage(str(tmp_path))
+    usage = cloud.usage(str(tmp_path))
     assert (usage.ram_total, usage.ram_used, usage.uptime_s) == (1024000, 614400, 3661.5)
     assert usage.disk_total and usage.disk_used is not None
-    empty = hostinfo.usage(str(tmp_path / "none"))
+    empty = cloud.usage(str(tmp_path / "none"))
     assert empty.disk_total is None and empty.ram_total is None
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from clawmetry_sync import snapshot
-from clawmetry_sync.hostinfo import HostInfo, Usage
+from clawmetry_sync import cloud, snapshot
+from clawmetry_sync.cloud import Usage
+from clawmetry_sync.hostinfo import HostInfo
 from clawmetry_sync.model import (
     RUNTIMES,
     ContainerPlace,
@@ -164,9 +165,9 @@ def test_time_no_calendar_has_is_unknown(when: float) -> None:
     assert snapshot.iso(when) is None
 
 
-def cloud(*boxes: Sandbox, surveys: Any = None, usage: Usage = NO_USAGE) -> dict[str, Any]:
+def uploaded(*boxes: Sandbox, surveys: Any = None, usage: Usage = NO_USAGE) -> dict[str, Any]:
     surveys = surveys or {}
-    result = snapshot.cloud(HOST, facts(*boxes, surveys=surveys), surveys, usage=usage, boxes=boxes)
+    result = cloud.plaintext(HOST, facts(*boxes, surveys=surveys), surveys, usage=usage, boxes=boxes)
     assert json.loads(json.dumps(result)) == result
     return result
 
@@ -174,7 +175,7 @@ def cloud(*boxes: Sandbox, surveys: Any = None, usage: Usage = NO_USAGE) -> dict
 def test_cloud_snapshot_of_a_host_with_two_sandboxes() -> None:
     box = shell(default=True)
     usage = Usage(100 * 1024**3, 85 * 1024**3, 4 * 1024**3, 1024**3, 90061.0)
-    result = cloud(box, BARE, CUDA, surveys={box.uid: READ, BARE.uid: READ, CUDA.uid: EMPTY}, usage=usage)
+    result = uploaded(box, BARE, CUDA, surveys={box.uid: READ, BARE.uid: READ, CUDA.uid: EMPTY}, usage=usage)
     assert result["system"] == [
         ["Disk /", "85.0 GB / 100.0 GB (85%)", "yellow"],
         ["RAM", "1.0 GB / 4.0 GB (25%)", "green"],
@@ -190,15 +191,15 @@ def test_cloud_snapshot_of_a_host_with_two_sandboxes() -> None:
 
 
 def test_cloud_snapshot_says_nothing_that_is_not_known() -> None:
-    result = cloud()
+    result = uploaded()
     assert result["system"] == [] and result["model"] is None and result["sessionCount"] == 0
     assert result["sandbox"] == {**dict.fromkeys(snapshot.METADATA_KEYS), "runtime": None}
-    unread = cloud(shell())
+    unread = uploaded(shell())
     assert unread["sessionCount"] is None
 
 
 def test_memory_files_are_capped_and_still_counted() -> None:
     box = shell()
     many = replace(READ, memory_files=tuple(("memory/%d.md" % number, 1, 0.0) for number in range(700)))
-    result = cloud(box, surveys={box.uid: many})
-    assert len(result["memoryFiles"]) == snapshot.MAX_MEMORY_FILES and result["memoryCount"] == 700
+    result = uploaded(box, surveys={box.uid: many})
+    assert len(result["memoryFiles"]) == cloud.MAX_MEMORY_FILES and result["memoryCount"] == 700
