@@ -217,7 +217,7 @@ def survey(held: HeldSandbox) -> Survey:
     if not held.states:
         return _survey_without_openclaw(held)
     agents: list[str] = []
-    count = size = 0
+    count = size = closed = 0
     newest: Optional[float] = None
     has_jsonl = has_sqlite = False
     reason = None
@@ -240,6 +240,7 @@ def survey(held: HeldSandbox) -> Survey:
             except FileNotFoundError:
                 pass
             except Unreadable as exc:
+                closed += 1
                 reason = reason or "sessions of agent %s: %s" % (agents[-1], exc)
             kept = held.database_sessions(agent.database) if _exists(held.root, agent.database) else None
             if kept is not None:
@@ -254,7 +255,7 @@ def survey(held: HeldSandbox) -> Survey:
                 memory.append((shown(memory_name(workspace, name)), seen.st_size, seen.st_mtime))
     store = "both" if has_jsonl and has_sqlite else "jsonl" if has_jsonl else "sqlite" if has_sqlite else "none"
     return Survey(
-        readable=True,
+        readable=has_sqlite or not 0 < closed == len(agents),
         route=held.route,
         reason=reason,
         store=store,

@@ -178,6 +178,14 @@ def test_a_survey_tells_unreadable_from_empty_and_counts_files_only(tmp_path: Pa
     (agents / "sly/sessions").symlink_to(agents / "main/sessions")
     found = surveyed(tmp_path)
     assert found.session_count == 1 and found.reason is not None and found.reason.startswith("sessions of agent sly: ")
+    assert found.readable
+
+
+def test_where_no_agent_s_sessions_can_be_listed_nothing_is_known_of_them(tmp_path: Path) -> None:
+    (tmp_path / ".openclaw/agents/main").mkdir(parents=True)
+    (tmp_path / ".openclaw/agents/main/sessions").symlink_to("/etc")
+    found = surveyed(tmp_path)
+    assert not found.readable and found.reason is not None and "sessions of agent main" in found.reason
 
 
 def test_hostile_agent_names_come_back_escaped(tmp_path: Path) -> None:
