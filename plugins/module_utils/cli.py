@@ -300,14 +300,20 @@ def _status_down(settings: Settings, reason: str) -> dict[str, Any]:
     if os.access(settings.queue_path, os.R_OK):
         kept.update(Queue.peek_status(settings.queue_path))
     elif not os.path.lexists(settings.queue_path):
-        kept.update(dict.fromkeys(("pending", "pending_bytes", "quarantined", "dead_letters"), 0))
+        kept.update(dict.fromkeys(("pending", "pending_bytes", "quarantined", "dead_letters", "dead_letter_bytes"), 0))
     now = time.time()
     oldest = kept.get("oldest_pending")
     return {
         "state": "down",
         "reason": kept.get("reason", reason),
         "version": VERSION,
-        "target": {"url": settings.ingest_url, "state": "not asked", "reason": "", "last_ack": kept.get("last_ack")},
+        **dict.fromkeys(("pid", "uptime_s", "node_id", "trouble", "passes")),
+        "target": {
+            **dict.fromkeys(("reason", "retries", "retries_total", "delivered")),
+            "url": settings.ingest_url,
+            "state": "not asked",
+            "last_ack": kept.get("last_ack"),
+        },
         "queue": {
             "pending": kept.get("pending"),
             "pending_bytes": kept.get("pending_bytes"),
@@ -317,6 +323,10 @@ def _status_down(settings: Settings, reason: str) -> dict[str, Any]:
         "quarantined": kept.get("quarantined"),
         "quarantine": kept.get("quarantine", []),
         "dead_letters": kept.get("dead_letters"),
+        "dead_letter_bytes": kept.get("dead_letter_bytes"),
+        "sandboxes": [],
+        "unreadable": {},
+        "problems": {},
         "sources": [shown_source(source, None, 0.0, now) for source in kept["sources"]],
     }
 
