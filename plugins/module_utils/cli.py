@@ -21,7 +21,7 @@ from .daemon import Daemon, make_target, shown_source
 from .errors import ClawmetryError, ConfigError, StateError
 from .log import LEVELS, Log
 from .notify import Notifier
-from .queue import Queue, end_holder
+from .queue import Queue, check_own, end_holder
 from .seal import Sealer, is_passphrase, new_key, parse_key
 from .ship.archive import foreign_envelopes
 from .syncnow import run_sync
@@ -107,6 +107,7 @@ def checked(config: Optional[str]) -> Settings:
     else:
         _writable("archive", settings.archive_dir)
     _writable("state", settings.state_dir)
+    check_own(settings.state_dir)
     return settings
 
 

@@ -300,6 +300,19 @@ def test_r22_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
     InstanceLock(str(tmp_path)).release()
 
 
+def test_a_directory_of_others_is_not_closed_to_them(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "somebody's").touch()
+    with pytest.raises(ConfigError, match="holds other things"):
+        prepare_state_dir(str(shared))
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+    (shared / "somebody's").rename(shared / "lost+found")
+    prepare_state_dir(str(shared))
+    assert shared.stat().st_mode & 0o777 == 0o700
+
+
 def test_state_directory_is_ours_and_private(tmp_path: Path) -> None:
     made = tmp_path / "a/b"
     prepare_state_dir(str(made))

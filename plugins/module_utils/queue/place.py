@@ -76,6 +76,10 @@ def end_holder(state_dir: str, timeout_s: float, clock: Callable[[], float] = ti
             time.sleep(0.05)
 
 
+# By these a state directory is known again.
+OURS = frozenset(("queue.db", "lock", "archive"))
+
+
 def prepare_state_dir(path: str) -> None:
     """Create the state directory (0700) or check the one that is there. Raises ConfigError."""
     try:
@@ -88,4 +92,18 @@ def prepare_state_dir(path: str) -> None:
             "the state directory must be a directory of uid %d" % os.geteuid(), where=path, cause="it belongs to uid %d" % seen.st_uid
         )
     if seen.st_mode & 0o077:
+        check_own(path)
         os.chmod(path, 0o700)
+
+
+def check_own(path: str) -> None:
+    """Raise ConfigError when the directory at PATH is in use for something else: /tmp or /srv must not be closed to everybody."""
+    try:
+        mode, names = stat.S_IMODE(os.lstat(path).st_mode), os.listdir(path)
+    except OSError:
+        return  # not there, or not ours: told elsewhere
+    # A file system of its own has lost+found.
+    if mode & 0o077 and set(names) - {"lost+found"} and not OURS.intersection(names):
+        cause = "it holds other things and is open to others (mode %04o)" % mode
+        step = "name one in state_dir that is empty, or not there"
+        raise ConfigError("not a directory of our own", where=path, cause=cause, next_step=step)
