@@ -182,7 +182,7 @@ class Daemon:
     def run(self, alive: Any = lambda: None) -> None:
         """Read, seal and ship until stop is set, then flush what is queued for a few seconds."""
         self.spawn("ship", self._ship)
-        self.finder.look()
+        self.finder.try_to_look()
         self.spawn("discover", lambda: self.finder.run(self.stop, self.wake.set))
         while not self.stop.is_set():
             alive()

@@ -131,10 +131,15 @@ class Finder:
                 self.nudge.clear()
             if stop.is_set():
                 return
-            try:
-                self.look()
-            except Exception as exc:  # the thread must outlive whatever one look met
-                self._log.state("discovery", "%s: %s" % (type(exc).__name__, shown(str(exc))))
-            else:
-                self._log.state("discovery", None)
+            if self.try_to_look():
                 wake()
+
+    def try_to_look(self) -> bool:
+        """As look(), for who must outlive whatever one look met. True when it succeeded."""
+        try:
+            self.look()
+        except Exception as exc:
+            self._log.state("discovery", "%s: %s" % (type(exc).__name__, shown(str(exc))))
+            return False
+        self._log.state("discovery", None)
+        return True
