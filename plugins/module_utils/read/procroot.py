@@ -35,8 +35,9 @@ class PinnedRoot:
         try:
             os.close(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc_fd))
             return True
-        except OSError:
-            return False
+        except OSError as exc:
+            # That we have no descriptor left just now says nothing of the process.
+            return exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
     def own_ids(self) -> tuple[range, ...]:
         """Return the ids of ours that the process's user namespace maps, () when it cannot be told.

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import subprocess
@@ -54,6 +55,24 @@ def test_holds_the_root_and_notices_the_end(process: subprocess.Popen[bytes]) ->
         pinned.close()
     assert not pinned.alive()
     pinned.close()
+
+
+@pytest.mark.root
+@pytest.mark.spawns
+def test_r20_without_a_descriptor_it_is_not_taken_for_dead(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let go of because of that, its last lines would be lost when it ends meanwhile."""
+    pinned = procroot.pin(process.pid, "container x")
+
+    def no_more(*_args: object, **_more: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", no_more)
+        assert pinned.alive()
+    pinned.close()
+    assert not pinned.alive()
 
 
 @pytest.mark.root
