@@ -18,10 +18,11 @@ from typing import Any, Optional, Sequence
 from . import adoptcli, api, archivecli, control, deadcli, doctor, secretfile
 from .config import Settings, load
 from .daemon import Daemon, make_target, shown_source
+from .ending import command_line, end
 from .errors import ClawmetryError, ConfigError, StateError
 from .log import LEVELS, Log
 from .notify import Notifier
-from .queue import Queue, check_own, end_holder
+from .queue import Queue, check_own
 from .seal import Sealer, is_passphrase, new_key, parse_key
 from .ship.archive import foreign_envelopes
 from .syncnow import run_sync
@@ -354,7 +355,7 @@ def _show_status(answer: dict[str, Any]) -> None:
 
 def _stop(args: argparse.Namespace) -> int:
     settings = load(args.config)
-    if not end_holder(settings.state_dir, args.timeout):
+    if not end(settings.state_dir, args.timeout, starting=command_line(b"stop", b"run")):
         raise StateError("the running daemon does not end", where=settings.state_dir)
     return 0
 

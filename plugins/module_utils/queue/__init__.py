@@ -21,7 +21,7 @@ from typing import Any, Iterator
 from .. import peek
 from ..errors import shown
 from .cursors import Cursors
-from .place import InstanceLock, check_own, end_holder, prepare_state_dir
+from .place import InstanceLock, check_own, prepare_state_dir
 from .rows import OutboxRow, Sealed, SessionRow, SourceRow, idempotency_key
 from .statefile import SCHEMA_VERSION, DatabaseError
 
@@ -35,7 +35,6 @@ __all__ = [
     "SessionRow",
     "SourceRow",
     "check_own",
-    "end_holder",
     "idempotency_key",
     "prepare_state_dir",
 ]

@@ -7,13 +7,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import signal
 import stat
-import time
-from typing import Callable
 
 from ..errors import ConfigError, StateError, shown
 
@@ -42,38 +38,6 @@ class InstanceLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def end_holder(state_dir: str, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
-    """End the process that works on STATE_DIR: SIGTERM, after TIMEOUT_S SIGKILL. True when none is left.
-
-    It is known by the lock it holds, so a stale number names nobody.
-    """
-    try:
-        fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    except OSError as exc:
-        step = "run this as root or as the service's user"
-        raise StateError("cannot open the lock", where=state_dir, cause=os.strerror(exc.errno or 0), next_step=step) from exc
-    asked = 0
-    began = clock()
-    with open(fd, "rb") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except OSError:
-                holder = os.pread(fd, 32, 0).strip()
-            waited = clock() - began
-            wanted = signal.SIGTERM if waited < timeout_s else signal.SIGKILL
-            if wanted != asked and holder.isdigit() and int(holder) > 1:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(holder), wanted)
-                asked = wanted
-            if waited > timeout_s + 5.0:
-                return False
-            time.sleep(0.05)
 
 
 # By these a state directory is known again.
