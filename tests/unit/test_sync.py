@@ -472,3 +472,22 @@ def test_r24_file_that_went_while_a_batch_waited_is_forgotten_later(bench: Bench
         bench.read()
     (source,) = bench.queue.source_status()
     assert source["file"] == "two.jsonl"
+
+
+def test_p4_what_was_sent_is_not_held_for_files_that_were_set_aside(bench: Bench) -> None:
+    """A session of many rotations: each new file is compared with all that was sent, and holds that only while it is written."""
+    bench.write(SESSION + ".jsonl", *range(10))
+    bench.read()
+    for number in range(5):
+        (bench.sessions / (SESSION + ".jsonl")).rename(bench.sessions / (SESSION + ".jsonl.reset.2026-11-21T10-00-0%d.000Z" % number))
+        bench.write(SESSION + ".jsonl", 100 + number)
+        bench.read()
+    (agent,) = bench.sync._agents.values()
+    assert [file.sent for file in agent.files.values() if file.sent is not None]
+    bench.now += 130
+    bench.read()
+    assert not [file.sent for file in agent.files.values() if file.sent is not None]
+    # Within ten minutes of it the comparison is taken up again.
+    bench.write(SESSION + ".jsonl", 3, 200)
+    bench.read()
+    assert bench.numbers() == [*range(10), *range(100, 105), 200]

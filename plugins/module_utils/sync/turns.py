@@ -88,7 +88,7 @@ class Turns(Watch):
             return False
         if row.offset and not tail.still_fits(fd, row, seen.st_size):
             self._new_generation(row)
-            file.skip, file.sent = None, None
+            file.skip, file.sent, file.reread_until = None, None, float("inf")
         if file.skip is not None and file.skip.scanned > seen.st_size:
             file.skip = None
         if row.id == 0:
@@ -99,8 +99,8 @@ class Turns(Watch):
         from_database = agent.database.sent_of(meaning.session) if agent.database is not None else 0
         if from_database > file.from_database:
             # The same events may be in both stores: from here on leave out what went from the other.
-            file.from_database, file.sent, row.rereading = from_database, None, True
-        sent = self._sent_lines(fd, file)
+            file.from_database, file.sent, row.rereading, file.reread_until = from_database, None, True, float("inf")
+        sent = self._sent_lines(fd, file, now)
         left = sent.left if sent is not None else 0
         counts = Counts(self.context.queue.stats(row.session))
         row.dev = signature_of(seen)[1]
@@ -158,15 +158,17 @@ class Turns(Watch):
         row.generation += 1
         row.offset, row.marker, row.rereading = 0, b"", True
 
-    def _sent_lines(self, fd: int, file: File) -> Optional[SentLines]:
+    def _sent_lines(self, fd: int, file: File, now: float) -> Optional[SentLines]:
         """Return what was sent of this session while its file is read a second time, None in the usual case."""
         row = file.row
         if not row.rereading:
             file.sent = None
             return None
         if file.sent is None:
+            if now > file.reread_until:
+                row.rereading = False  # let go of while nothing came, and none is expected any more
+                return None
             file.sent = SentLines(self.context.queue.sent_hashes(row.session, MAX_HASHES))
-            file.reread_until = float("inf")
             if row.offset:
                 tail.count_prefix(fd, row.offset, file.sent)
         return file.sent

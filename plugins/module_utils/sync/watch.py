@@ -27,6 +27,8 @@ INDEX_INTERVAL_S = 15.0
 FORGET_AFTER_S = 3600.0
 MANY_FILES = "many files"
 SLOW_SCAN_S = 0.02
+# What a session has sent is held for a file that is compared with it; not for longer than this after its last turn.
+SENT_IDLE_S = 120.0
 
 
 class Watch(Sealing):
@@ -199,9 +201,11 @@ class Watch(Sealing):
         if known is not None:
             if known.seen_at < agent.scanned_at and meaning.session in agent.several(now):
                 # It was gone: an inode in use again may go on with what another file of the session has sent meanwhile.
-                known.row.rereading, known.sent = True, None
+                known.row.rereading, known.sent, known.reread_until = True, None, float("inf")
             known.seen_at, known.size, known.row.name = now, seen.st_size, name
             if known.signature == signature:
+                if known.sent is not None and now - known.served_at > SENT_IDLE_S:
+                    known.sent = None  # a file that was set aside never asks for it again
                 return None
             known.changed_at = now
             return known
