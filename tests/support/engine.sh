@@ -26,6 +26,7 @@ host_image=clawmetry-test/host:1
 python_image=clawmetry-test/python-sandbox:1
 install_image=clawmetry-test/install # one tag for each distribution
 supported=(bookworm trixie noble)
+fetching=()
 openclaw_image=ghcr.io/nvidia/openshell-community/sandboxes/openclaw:test
 cuda_image=nvidia/cuda:test
 unset DOCKER_HOST DOCKER_CONTEXT # the tests use this machine's own engine and never a remote one
@@ -189,19 +190,20 @@ bootstrap() {
 
 # The distributions that are missing, side by side: each waits for its mirror and for dpkg most of the time.
 fetch() {
-    local codename job jobs=() extra=
+    local codename job extra=
     if ! has_image "$host_image"; then
         # Newer releases ship the client on its own.
         if apt-cache show docker-cli >/dev/null 2>&1; then extra=,docker-cli; fi
         bootstrap "$own" "iptables,docker.io$extra" "$cache/host.tar" &
-        jobs+=($!)
+        fetching+=($!)
     fi
     for codename in "${supported[@]}"; do
         if [ "$codename" = "$own" ] || has_image "$install_image:$codename"; then continue; fi
         bootstrap "$codename" sudo "$cache/install-$codename.tar" &
-        jobs+=($!)
+        fetching+=($!)
     done
-    for job in "${jobs[@]}"; do wait "$job" || exit; done
+    for job in "${fetching[@]}"; do wait "$job" || exit; done
+    fetching=()
 }
 
 import_host() {
@@ -259,7 +261,7 @@ sweep() {
 images() {
     mkdir -p "$cache/tmp"
     work=$(mktemp -d "$cache/tmp/images.XXXXXX")
-    trap 'jobs -p | xargs -r kill; rm -rf --one-file-system "$work"' EXIT
+    trap 'kill "${fetching[@]}" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
     build_sandbox
     # shellcheck disable=SC1091
     own_id=$(. /etc/os-release && echo "$ID") own=$(. /etc/os-release && echo "$VERSION_CODENAME")
