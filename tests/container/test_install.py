@@ -23,6 +23,8 @@ def test_root_tries_installs_upgrades_and_removes(collection: Path, codename: st
     with host(codename, collection) as machine:
         before = machine.look()
         users = machine.sh("cat /etc/passwd /etc/group")
+        litter = "find /root /tmp -mindepth 1 -name '*ansible*' -o -mindepth 1 -name '*clawmetry*'"
+        lay_there = machine.sh(litter)
 
         dry = machine.install("--offline", "/wheels", "--dry-run")
         assert dry.code == 0 and dry.changed > 5, dry.said
@@ -72,7 +74,7 @@ def test_root_tries_installs_upgrades_and_removes(collection: Path, codename: st
         left = {line.split()[0] for line in machine.look()} - {line.split()[0] for line in before}
         assert not [path for path in left if not re.match(r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$", path)]
         assert machine.sh("cat /etc/passwd /etc/group") == users
-        assert machine.sh("find /root /tmp -mindepth 1 -name '*ansible*' -o -mindepth 1 -name '*clawmetry*'") == ""
+        assert machine.sh(litter) == lay_there
 
         machine.sh("ln -s ../lib/of/another /usr/local/bin/clawmetry")
         before = machine.look()

@@ -230,7 +230,13 @@ def survives_its_client(host: NestedHost, box: Box) -> None:
     until(lambda: len(box.daemons()) == 1 and box.daemons() != before, 30, "one new daemon")
     host.sh("systemctl stop $1", unit)
     assert not box.daemons() and host.sh("systemctl is-failed $1 || true", unit).strip() == "inactive"
-    host.sh("systemctl start $1", unit)
+    # From here on at its most talkative.
+    host.sh(
+        "line=$(grep ^ExecStart= /etc/systemd/system/$1); mkdir /run/systemd/system/$1.d;"
+        "printf '[Service]\\nExecStart=\\n%s --log-level debug\\n' \"$line\" >/run/systemd/system/$1.d/debug.conf;"
+        "systemctl daemon-reload; systemctl start $1",
+        unit,
+    )
     until(lambda: len(box.daemons()) == 1, 30, "daemon")
 
 
@@ -239,12 +245,13 @@ def secrets_are_where_they_belong(host: NestedHost, box: Box, needles: tuple[str
     shown = host.sh("systemctl show $1; systemctl cat $1; journalctl --no-pager --output=verbose", unit)
     shown += host.docker("inspect", box.id) + host.docker("exec", box.id, "/opt/clawmetry/clawmetry", "status")
     shown += host.docker("exec", box.id, "/opt/clawmetry/clawmetry", "doctor", check=False) + box.sh("ps")
-    assert "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in said
+    assert "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in said and "run --log-level debug" in shown
     for needle in needles:
         assert needle not in said and needle not in shown
     pattern = "-e %s -e %s" % needles
     places = host.sh("grep -rlF --exclude-dir=proc --exclude-dir=sys %s / 2>/dev/null || true" % pattern).splitlines()
     assert {place.partition("/opt/clawmetry/")[2] or place for place in places} == {"etc/api_key", "etc/encryption_key", "/srv/a", "/srv/k"}
+    host.sh("rm -r /run/systemd/system/$1.d; systemctl daemon-reload", unit)
 
 
 def made(cleanup: contextlib.ExitStack, name: str, *options: str, image: str = IMAGE, state: str = "/sandbox", owner: str = "998") -> str:

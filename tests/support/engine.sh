@@ -173,7 +173,8 @@ bootstrap() {
     # Debian's debootstrap may not know this release yet; one recipe does for all of Ubuntu.
     [ "$codename" != noble ] || recipe=(/usr/share/debootstrap/scripts/gutsy)
     say "Fetching $codename, two or three minutes"
-    debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
+    # Python's own settings would lead the packages' byte code to a directory of ours in there.
+    env -u PYTHONPYCACHEPREFIX debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
         --include="systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,$packages" \
         "$codename" "$root" "$mirror" "${recipe[@]}" >"$cache/debootstrap-$codename.log" 2>&1 </dev/null ||
         die "debootstrap failed. Next: tail $cache/debootstrap-$codename.log"
