@@ -77,7 +77,7 @@ class Box:
         return json.loads(self.host.docker("exec", self.id, "/opt/clawmetry/clawmetry", *arguments, "--json", check=False))
 
     def daemons(self) -> list[str]:
-        return [line for line in self.sh("ps").splitlines() if line.rstrip().endswith("clawmetry.yml run")]
+        return [line for line in self.sh("ps").splitlines() if "clawmetry.yml run" in line]
 
     def added(self) -> list[str]:
         """What is there beyond the image, apart from the agent's own."""
