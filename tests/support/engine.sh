@@ -46,8 +46,8 @@ start_engine() {
     mkdir -p "$engine_dir"
     say "No Docker engine answers: starting dockerd (log: $engine_dir/dockerd.log)"
     # Its data is apart from /var/lib/docker, so that `clean` can remove it whole.
-    # The lock of our caller is closed, or the daemon would hold it for ever.
-    setsid dockerd --host unix:///var/run/docker.sock --pidfile "$engine_dir/dockerd.pid" --data-root "$engine_dir/data" \
+    # The lock of our caller is closed, or the daemon would hold it for ever; our caller's TMPDIR goes with our caller.
+    setsid env -u TMPDIR dockerd --host unix:///var/run/docker.sock --pidfile "$engine_dir/dockerd.pid" --data-root "$engine_dir/data" \
         >"$engine_dir/dockerd.log" 2>&1 </dev/null 9>&- &
     for _ in $(seq 60); do
         if answers; then return; fi
