@@ -136,23 +136,30 @@ PACK
     import_image "$root" "$python_image" 'CMD ["/opt/openshell/bin/openshell-sandbox"]' "LABEL $label=python"
 }
 
-# archive_of CODENAME: sets mirror, components and keyring
+# default_of RECIPE CODENAME: the mirror that debootstrap itself would take, by its recipe or else by its own default
+default_of() {
+    # shellcheck disable=SC2016 # for the inner shell
+    ARCH=$(dpkg --print-architecture) SUITE=$2 sh -c 'default_mirror() { echo "$1"; exit; }
+        for word in mirror_style download_style finddebs_style variants keyring doing_variant; do eval "$word() { exit; }"; done
+        . "$1"' sh "/usr/share/debootstrap/scripts/$1" | grep . || sed -n 's/^DEF_MIRROR="\(.*\)"/\1/p' "$(command -v debootstrap)"
+}
+
+# archive_of CODENAME: sets mirror, components, keyring and recipe
 archive_of() {
-    local distribution=$own_id elsewhere=http://deb.debian.org/debian deb=$work/keyring.deb
+    local distribution=$own_id deb=$work/keyring.deb
     case $1 in
     bookworm | trixie) distribution=debian ;;
     noble) distribution=ubuntu ;;
     esac
-    components=main
-    if [ "$distribution" = ubuntu ]; then
-        components=main,universe elsewhere=http://archive.ubuntu.com/ubuntu
-        [ "$(dpkg --print-architecture)" = amd64 ] || elsewhere=http://ports.ubuntu.com/ubuntu-ports
-    fi
+    components=main recipe=sid
+    # Debian's debootstrap may not know this release yet; one recipe does for all of Ubuntu.
+    if [ "$distribution" = ubuntu ]; then components=main,universe recipe=gutsy; fi
     # The mirror is whichever this machine is configured to use, or else the distribution's own.
     # shellcheck disable=SC2016 # these are apt's fields, not the shell's
     mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
         awk -v d="$distribution" -v c="$own" 'tolower($1) == d && $2 == c {print $3; exit}')
-    mirror=${mirror:-$elsewhere}
+    mirror=${mirror:-$(default_of "$recipe" "$1")}
+    [ -n "$mirror" ] || die "no mirror known for $1. Next: one for it in the apt sources"
     keyring=/usr/share/keyrings/$distribution-archive-keyring.gpg
     if [ -e "$keyring" ]; then return; fi
     [ "$distribution" = ubuntu ] || die "no $keyring. Next: apt-get install debian-archive-keyring"
@@ -167,16 +174,14 @@ archive_of() {
 
 # bootstrap CODENAME PACKAGES ARCHIVE: a distribution with systemd as a tar file, kept for next time
 bootstrap() {
-    local codename=$1 packages=$2 archive=$3 root=$work/$1 mirror components keyring recipe=() unit
+    local codename=$1 packages=$2 archive=$3 root=$work/$1 mirror components keyring recipe unit
     if [ -s "$archive" ]; then return; fi
     archive_of "$codename"
-    # Debian's debootstrap may not know this release yet; one recipe does for all of Ubuntu.
-    [ "$codename" != noble ] || recipe=(/usr/share/debootstrap/scripts/gutsy)
     say "Fetching $codename, two or three minutes"
     # Python's own settings would lead the packages' byte code to a directory of ours in there.
     env -u PYTHONPYCACHEPREFIX debootstrap --variant=minbase --keyring="$keyring" --components="$components" \
         --include="systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,iproute2,procps,$packages" \
-        "$codename" "$root" "$mirror" "${recipe[@]}" >"$cache/debootstrap-$codename.log" 2>&1 </dev/null ||
+        "$codename" "$root" "$mirror" "/usr/share/debootstrap/scripts/$recipe" >"$cache/debootstrap-$codename.log" 2>&1 </dev/null ||
         die "debootstrap failed. Next: tail $cache/debootstrap-$codename.log"
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
     : >"$root/etc/machine-id"
