@@ -322,6 +322,10 @@ def _read(read: Any) -> bytes:
     return answer
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("/") and value.isascii() and value.isprintable()
+
+
 def parse_answer(path: bytes, answer: bytes) -> Union[Python, str]:
     """Return what a sandbox's Python says of itself, or why it will not do. Sample:
 
@@ -333,7 +337,7 @@ def parse_answer(path: bytes, answer: bytes) -> Union[Python, str]:
         numbers = tuple(map(int, version))
     except (ValueError, TypeError, RecursionError):
         return "%s does not run, or lacks ctypes, ssl, sqlite3, zlib or libgcc" % name
-    if len(numbers) != 3 or not 0 <= min(numbers) <= max(numbers) < 1000 or not isinstance(library, str) or not library.startswith("/"):
+    if len(numbers) != 3 or not 0 <= min(numbers) <= max(numbers) < 1000 or not _is_path(library):
         return "%s gave an answer that makes no sense" % name
     if numbers[:2] < OLDEST:
         return "%s is %d.%d, and the daemon needs 3.9 or newer" % (name, *numbers[:2])

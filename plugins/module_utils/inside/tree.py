@@ -6,7 +6,8 @@
 """A directory in a sandbox as it is to be: compared file by file, written, removed.
 
 Everything happens below a held root and by descriptor, without following a link, with this process's own code: no
-program of the sandbox has a part in it. A file is made under another name, given its owner and mode, and renamed;
+program of the sandbox has a part in it. Whatever is mounted in there is somebody else's, the host's perhaps: nothing is
+written or removed then. A file is made under another name, given its owner and mode, and renamed;
 what a crash leaves half done, the next comparison finds.
 """
 
@@ -61,6 +62,7 @@ def _walk(place: HeldDir, path: bytes, leave: frozenset[bytes]) -> list[tuple[by
     while waiting:
         path = waiting.pop()
         with place.open_dir(path or b".") as directory:
+            _no_mount(place, directory)
             found.append((path, os.fstat(directory.fd)))
             names, more = directory.names(MAX_ENTRIES)
             if more or len(found) > MAX_ENTRIES:
@@ -91,6 +93,7 @@ def write(parent: HeldDir, name: bytes, wanted: Tree, paths: list[bytes], extra:
     if parent.stat(name) is None:
         os.mkdir(name, 0o700, dir_fd=parent.fd)
     with parent.open_dir(name) as place:
+        _no_mount(parent, place)
         for path in extra:
             with place.open_dir(_parent(path)) as directory:
                 _remove(directory, path.rpartition(b"/")[2])
@@ -110,6 +113,11 @@ def remove(parent: HeldDir, name: bytes) -> None:
 
 def _parent(path: bytes) -> bytes:
     return path.rpartition(b"/")[0] or b"."
+
+
+def _no_mount(outer: HeldDir, inner: HeldDir) -> None:
+    if os.fstat(outer.fd).st_dev != os.fstat(inner.fd).st_dev:
+        raise Unreadable("another file system is mounted there", where=inner.label, next_step="unmount it, or choose another sandbox")
 
 
 def _own(fd: int, entry: Entry) -> None:
@@ -145,6 +153,7 @@ def _remove(directory: HeldDir, name: bytes, depth: int = 0) -> None:
         os.unlink(name, dir_fd=directory.fd)
         return
     with directory.open_dir(name) as inner:
+        _no_mount(directory, inner)
         names, more = inner.names(MAX_ENTRIES)
         if more or depth > MAX_DEPTH:
             raise Unreadable("more than %d files, or %d directories deep" % (MAX_ENTRIES, MAX_DEPTH), where=shown(name))

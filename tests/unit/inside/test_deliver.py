@@ -188,3 +188,24 @@ print([name for name in sys.modules if name.startswith("clawmetry_sync.inside.")
 """ % str(Path(deliver.__file__).parents[1])
     said = subprocess.run([sys.executable, "-Ic", script], capture_output=True, text=True, check=False)
     assert said.stdout == "[] True\n", said.stderr
+
+
+@pytest.mark.root
+@pytest.mark.spawns
+def test_what_is_mounted_in_there_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "opt/clawmetry"
+    mounted = place / "venv/lib"
+    mounted.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(mounted)], check=True)
+    try:
+        (mounted / "of the host").write_text("precious")
+        with HeldDir.hold(os.fsencode(tmp_path / "opt")) as parent:
+            with parent.open_dir(b"clawmetry") as held, pytest.raises(Unreadable, match="another file system is mounted"):
+                tree.differences(held, {})
+            with pytest.raises(Unreadable, match="another file system is mounted"):
+                tree.remove(parent, b"clawmetry")
+            with HeldDir.hold(os.fsencode(place / "venv")) as inner, pytest.raises(Unreadable, match="another file system is mounted"):
+                tree.write(inner, b"lib", {}, [], [b"of the host"])
+        assert (mounted / "of the host").read_text() == "precious"
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)

@@ -99,3 +99,9 @@ def test_whoever_else_may_write_on_the_way_is_named(root: HeldDir, tmp_path: Pat
     os.chown(tmp_path / "usr/bin/python3.11", 0, 0)
     os.chown(tmp_path / "sandbox", 998, 998)
     assert look.unprotected(root, b"usr/bin/python3") == "/sandbox belongs to uid 998"
+
+
+@pytest.mark.parametrize("library", ["usr/lib", "/a\0b", "/\ud800", "/a\nb", "", None, 7])
+def test_a_python_that_lies_about_its_library_is_not_believed(library: object) -> None:
+    answer = json.dumps([[3, 11, 2], "x86_64", "glibc 2.36", library]).encode()
+    assert look.parse_answer(b"usr/bin/python3", answer) == "/usr/bin/python3 gave an answer that makes no sense"
