@@ -18,6 +18,7 @@ import stat
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Callable, Iterable, Iterator, Mapping, Optional
@@ -130,7 +131,7 @@ class SpooledDir(HeldDir):
         return self._root.read_head(whole, limit), seen.as_stat()
 
 
-class SpooledRoot(SpooledDir):
+class SpooledRoot(SpooledDir, ABC):
     """What its keepers (ArchiveRoot, ExecRoot) share: the tree that was last seen, and spooling."""
 
     def __init__(self, label: str, spool_dir: Optional[str]) -> None:
@@ -143,13 +144,13 @@ class SpooledRoot(SpooledDir):
 
     # -- what a keeper provides ------------------------------------------------
 
+    @abstractmethod
     def look(self, *, at_once: bool = False) -> None:
         """Find out what is there now, when it is time to. Raises Unreadable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tar(self, path: bytes, timeout_s: float) -> AbstractContextManager[Callable[[int], bytes]]:
         """Ask for the tar stream of PATH, whose first entry is named as PATH's last part; it has TIMEOUT_S in all."""
-        raise NotImplementedError
 
     # -- what layout and sync see ------------------------------------------------
 
