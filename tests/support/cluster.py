@@ -11,8 +11,10 @@ as kubelet names them below the container's own. The cgroups are made from the h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +133,14 @@ def start_pod(box: Sandbox, name: str, *, claim: bool = True, visible: bool = Tr
     until(lambda: bool(first()), what="pod")
     (pid,) = first()
     if visible:
-        _move(box.id, pid, "kubepods/besteffort/pod%s/%s" % (uid, uuid.uuid4().hex * 2))
+        below = "kubepods/besteffort/pod%s/%s" % (uid, uuid.uuid4().hex * 2)
+        refused = _move(box.id, pid, below)
+        if refused:  # Seen once in hundreds of pods, on a loaded machine.
+            time.sleep(1)
+            refused = _move(box.id, pid, below)
+        if refused:
+            state = Path("/proc/%d/status" % pid).read_text().splitlines()[:3]
+            raise AssertionError("no cgroup of %s could be made (uid %d) for %s: %s" % (box.id[:12], os.getuid(), state, refused))
     return Pod(name, uid, pid)
 
 
@@ -157,12 +166,16 @@ def _all_in(container_id: str) -> list[int]:
     return found
 
 
-def _move(container_id: str, pid: int, below: str) -> None:
-    """Put PID and what it started into a new cgroup below the container's, in each hierarchy that lets us."""
-    moved = False
+def _move(container_id: str, pid: int, below: str) -> list[str]:
+    """Put PID and what it started into a new cgroup below the container's, in each hierarchy that lets us.
+
+    Returns what was refused: nothing where at least one hierarchy took it, for one is enough to tell a pod.
+    """
+    moved, refused = False, []
     for line in Path("/proc/%d/cgroup" % pid).read_text().splitlines():
         _number, controllers, path = line.split(":", 2)
         if container_id not in path:
+            refused.append(line)
             continue
         mounts = ("/sys/fs/cgroup/" + controllers.replace("name=", ""), "/sys/fs/cgroup/unified", "/sys/fs/cgroup")
         for mount in mounts:
@@ -171,12 +184,14 @@ def _move(container_id: str, pid: int, below: str) -> None:
                 continue
             try:
                 (parent / below).mkdir(parents=True, exist_ok=True)
-                for each in (pid, *_children(pid)):
-                    (parent / below / "cgroup.procs").write_text(str(each))
+                (parent / below / "cgroup.procs").write_text(str(pid))
                 moved = True
-            except OSError:
-                # cpuset wants its values set first; one hierarchy is enough to tell.
-                pass
+            except OSError as error:  # cpuset wants its values set first.
+                refused.append("%s: %s" % (parent, error))
+                break
+            # Read after the move: what it starts from now on is there by itself.
+            for child in _children(pid):
+                with contextlib.suppress(ProcessLookupError):  # The umount of its old root may just be ending.
+                    (parent / below / "cgroup.procs").write_text(str(child))
             break
-    if not moved:
-        raise AssertionError("no cgroup of %s could be made (uid %d)" % (container_id[:12], os.getuid()))
+    return [] if moved else refused
