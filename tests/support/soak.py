@@ -162,7 +162,8 @@ class Soak:
 
     def kill(self) -> None:
         self.node.daemon.kill()
-        self.node.daemon.start(wait_s=self.chance.choice((0, 20)))
+        # A start on a full disk ends, as it should.
+        self.node.daemon.start(wait_s=0 if (self.state / "filler").exists() else self.chance.choice((0, 20)))
 
     def terminate(self) -> None:
         self.end_faults()  # of a process that is stopped nothing can be asked
@@ -265,6 +266,7 @@ class Soak:
         rough = [*gentle, self.kill, self.kill, self.terminate]
         second_act = began + self.seconds * FIRST_ACT
         self.act(second_act, of_files, rough, 2.0)
+        self.strike(self.kill)  # Chance may have spared it, in a short run.
         self.calm_down()
         self.samples.clear()
         pid = self.process().pid
@@ -295,14 +297,16 @@ class Soak:
                     self.chance.choice(of_files)(session)
             if now >= next_fault:
                 next_fault = now + self.chance.uniform(0.5, most_s)
-                fault = self.chance.choice(faults)
-                self.faults[fault.__name__] = self.faults.get(fault.__name__, 0) + 1
-                fault()
+                self.strike(self.chance.choice(faults))
                 self._calm_at = now + 2.0
             if now >= next_sample:
                 next_sample = now + 0.5
                 self.sample(now)
             time.sleep(STEP_S)
+
+    def strike(self, fault: Callable[[], None]) -> None:
+        self.faults[fault.__name__] = self.faults.get(fault.__name__, 0) + 1
+        fault()
 
     def sample(self, now: float) -> None:
         process = self.process()
