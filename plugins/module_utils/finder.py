@@ -11,6 +11,7 @@ sandbox is handed over exactly once and from then on belongs to the reader, who 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Callable, Optional
@@ -25,6 +26,23 @@ from .read.routes import HeldSandbox
 DISCOVERY_INTERVAL_S = 5.0
 # Between two tries of a gateway that did not let us in: each is a command in somebody's name.
 CLI_RETRY_S = 60.0
+# About what one look has open at a time.
+SPARE_DESCRIPTORS = 16
+
+
+def _has_descriptors() -> None:
+    """Raise Unreadable when there are none to spare: to whoever cannot open a thing it looks absent, and its owner nameless."""
+    spare: list[int] = []
+    try:
+        while len(spare) < SPARE_DESCRIPTORS:
+            spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as exc:
+        raise Unreadable(
+            "no file descriptors left to look around with", cause=os.strerror(exc.errno or 0), next_step="raise LimitNOFILE of the service"
+        ) from exc
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 class Finder:
@@ -48,8 +66,10 @@ class Finder:
         self._dropped: list[HeldSandbox] = []
 
     def look(self) -> Discovery:
-        """Discover once; hold what is new or has been restarted; note what is gone."""
+        """Discover once; hold what is new or has been restarted; note what is gone. Raises Unreadable, and then nothing changes."""
+        _has_descriptors()
         found = self._discoverer.discover()
+        _has_descriptors()
         unreadable: dict[str, str] = {}
         wanted = {sandbox.uid: sandbox for sandbox in found.sandboxes if self._leads_in(sandbox)}
         for uid, held in list(self._held.items()):

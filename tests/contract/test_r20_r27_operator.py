@@ -213,6 +213,27 @@ def test_r20_no_descriptors_left(node: Node) -> None:
     node.no_more(0.2)
 
 
+def test_r20_a_look_without_descriptors_lets_go_of_nothing_and_renames_nothing(node: Node) -> None:
+    """What cannot be opened for our own want of descriptors is not gone, and its owner not nameless: such a look does not count."""
+    node.append("file", 3)
+    node.daemon.prelude = "from clawmetry_sync import daemon, finder\ndaemon.TROUBLE_PAUSE_S = finder.DISCOVERY_INTERVAL_S = 0.01\n"
+    node.daemon.start()
+    node.arrived()
+    process = node.daemon.process
+    assert process is not None
+    limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    for _round in range(20):
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        time.sleep(0.1)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+        node.append("file", 1)
+        time.sleep(0.1)
+    node.arrived()
+    assert len(node.ingest.events) == 1, list(node.ingest.events)
+    log = node.daemon.log()
+    assert "sandbox-released" not in log and log.count("event=sandbox ") == 1, log
+
+
 BAD_START = """
 import errno
 from clawmetry_sync import cli, control, daemon, wake

@@ -339,7 +339,10 @@ class Soak:
             self.check(session)
 
     def check(self, session: Session) -> None:
-        got = [int(number) for key, events in self.ingest.events.items() if key[1] == session.name + ".jsonl" for number in events]
+        found = {key[0]: events for key, events in self.ingest.events.items() if key[1] == session.name + ".jsonl"}
+        got = [int(number) for events in found.values() for number in events]
+        if len(found) > 1:
+            raise AssertionError("%s: it went under several names: %s" % (session.name, list(found)))
         if sorted(got) != list(range(session.written)):
             missing = sorted(set(range(session.written)) - set(got))
             seen = "%d of %d lines, missing %s, %d twice" % (len(got), session.written, missing[:10], len(got) - len(set(got)))
@@ -347,8 +350,12 @@ class Soak:
             raise AssertionError("%s: %s; %s" % (session.name, seen, how))
         place = {number: index for index, number in enumerate(got)}
         for part in session.parts:
-            if any(place[before] > place[after] for before, after in zip(part, part[1:])):
-                raise AssertionError("%s: the lines of a file came out of order" % session.name)
+            for before, after in zip(part, part[1:]):
+                if place[before] > place[after]:
+                    near = got[max(0, place[after] - 3) : place[after] + 3], got[max(0, place[before] - 3) : place[before] + 3]
+                    files = [(each[0], each[-1]) for each in session.parts if each]
+                    seen = "line %d came before line %d of the same file: %s … %s; files %s" % (after, before, *near, files)
+                    raise AssertionError("%s: %s\n%s" % (session.name, seen, self.node.daemon.log()))
 
     # -- figures ---------------------------------------------------------------------------------------------------------
 

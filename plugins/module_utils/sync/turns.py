@@ -115,6 +115,8 @@ class Turns(Watch):
             self._commit(agent, meaning, turn)
         file.skip = turn.skip
         file.signature = None if turn.more else signature_of(seen)
+        if meaning.kind != "live" and not turn.more:
+            file.sent = None  # set aside, it hardly ever changes again: when it does, this is made anew
         return turn.more
 
     def _start_behind_import(self, fd: int, agent: Agent, row: SourceRow, meaning: layout.SessionName, size: int) -> None:

@@ -232,9 +232,12 @@ class Watch(Sealing):
         """Drop what has been gone for an hour, so that state stays as small as the sandbox."""
         if now - agent.listed_at > 0.5:
             return
-        stale = [
-            key for key, file in agent.files.items() if now - file.seen_at > FORGET_AFTER_S or (not file.row.id and file.seen_at < now)
-        ]
+        stale = []
+        for key, file in agent.files.items():
+            if file.seen_at < now:
+                file.sent = None  # replaced: nothing is compared with it any more
+                if now - file.seen_at > FORGET_AFTER_S or not file.row.id:
+                    stale.append(key)
         if stale:
             waiting = self.context.queue.forget_sources([agent.files[key].row.id for key in stale])
             for key in stale:
