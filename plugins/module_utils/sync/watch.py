@@ -147,11 +147,18 @@ class Watch(Sealing):
                     if not self.ended:
                         self._list(agent, directory, now)
                     self._read_index(agent, directory, now)
+                    files, scanned_at = agent.files, agent.scanned_at
                     for name, meaning in agent.listing:
                         seen = directory.stat(name)
                         if seen is None:
                             agent.listing_signature = (0, 0)
                             continue
+                        # Nearly always nothing has changed; _file_of would find the same.
+                        file = files.get((meaning.session, seen.st_ino))
+                        if file is not None and file.seen_at == scanned_at and file.sent is None:
+                            if file.signature == (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns):
+                                file.seen_at = now
+                                continue
                         found = self._file_of(agent, name, meaning, seen, now)
                         if found is not None and meaning.session not in busy:
                             busy.add(meaning.session)
