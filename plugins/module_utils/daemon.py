@@ -370,6 +370,8 @@ class Daemon:
                 self.shipper.queue.set_meta("registered", self.target.url)
         runtimes = self.finder.discovery.runtimes
         found = {runtime.name: runtime.present for runtime in runtimes}
+        if any(sync.held.states for sync in list(self._syncs.values())):
+            found["openclaw"] = True  # discovery alone does not look into sandboxes
         return {
             "node_id": self.node_id,
             "ts": time.time(),

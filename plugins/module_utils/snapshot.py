@@ -13,8 +13,10 @@ Shape: design.md "Facts".
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any, Mapping, Optional, Sequence
 
+from .errors import shown
 from .hostinfo import HostInfo
 from .model import LAYERS, RUNTIMES, Discovery, Layer, Runtime, Sandbox, Survey
 
@@ -43,6 +45,18 @@ def reported(sandboxes: Sequence[Sandbox], surveys: Mapping[str, Survey]) -> lis
     return [box for box in sandboxes if box.confirmed or has_state(surveys.get(box.uid))]
 
 
+def _confirmed(runtime: Runtime, boxes: Sequence[Sandbox], surveys: Mapping[str, Survey]) -> Runtime:
+    """Return RUNTIME, and OpenClaw as present where a sandbox holds its state: discovery alone does not look that far."""
+    if runtime.name != "openclaw" or runtime.present:
+        return runtime
+    evidence = []
+    for box in boxes:
+        survey = surveys.get(box.uid)
+        if survey is not None and has_state(survey) and survey.other_agent is None:
+            evidence.append("state directory in sandbox %s" % shown(box.name))
+    return replace(runtime, present=True, evidence=tuple(evidence[:10])) if evidence else runtime
+
+
 def default_of(boxes: Sequence[Sandbox]) -> Optional[Sandbox]:
     """Return the one marked as default, else the first: a candidate that was not confirmed may have held the mark."""
     return next((box for box in boxes if box.default), boxes[0] if boxes else None)
@@ -68,7 +82,7 @@ def facts(host: HostInfo, discovery: Discovery, surveys: Mapping[str, Survey], s
             "arch": host.arch,
             "machine_id_hash": host.machine_id_hash,
         },
-        "runtimes": {runtime.name: _runtime(runtime) for runtime in discovery.runtimes},
+        "runtimes": {runtime.name: _runtime(_confirmed(runtime, boxes, surveys)) for runtime in discovery.runtimes},
         "deployment": {"mode": "sandbox" if host.in_sandbox else "host", "recommended": "host", "warnings": warnings},
         "sandboxes": [_sandbox(box, surveys.get(box.uid), is_default=box is default) for box in boxes],
         "metadata": metadata(default),

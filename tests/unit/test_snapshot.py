@@ -203,3 +203,20 @@ def test_memory_files_are_capped_and_still_counted() -> None:
     many = replace(READ, memory_files=tuple(("memory/%d.md" % number, 1, 0.0) for number in range(700)))
     result = uploaded(box, surveys={box.uid: many})
     assert len(result["memoryFiles"]) == cloud.MAX_MEMORY_FILES and result["memoryCount"] == 700
+
+
+def test_openclaw_is_present_where_a_sandbox_holds_its_state() -> None:
+    """A container that nothing registered: discovery can only guess from its name, reading has seen it."""
+    box = shell("claw", type="docker", agent=None, confirmed=False)
+    guessed = Runtime("openclaw", None, evidence=("container claw looks like it by name or image",))
+    discovery = Discovery(runtimes=(guessed,), sandboxes=(box,))
+
+    def told(survey: Survey) -> tuple[object, object]:
+        row = snapshot.facts(HOST, discovery, {box.uid: survey})["runtimes"]["openclaw"]
+        return row["present"], row["evidence"]
+
+    assert told(Survey(True, "proc", store="jsonl", agents=("main",))) == (True, ["state directory in sandbox claw"])
+    guess = (None, list(guessed.evidence))
+    assert told(Survey(False, reason="no route")) == guess
+    assert told(Survey(True, "proc")) == guess
+    assert told(Survey(True, "proc", store="sqlite", other_agent="hermes")) == guess

@@ -155,10 +155,14 @@ class Watch(Sealing):
                             continue
                         # Nearly always nothing has changed; _file_of would find the same.
                         file = files.get((meaning.session, seen.st_ino))
-                        if file is not None and file.seen_at == scanned_at and file.sent is None:
-                            if file.signature == (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns):
-                                file.seen_at = now
-                                continue
+                        if (
+                            file is not None
+                            and file.seen_at == scanned_at
+                            and file.sent is None
+                            and file.signature == (seen.st_ino, seen.st_dev, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+                        ):
+                            file.seen_at = now
+                            continue
                         found = self._file_of(agent, name, meaning, seen, now)
                         if found is not None and meaning.session not in busy:
                             busy.add(meaning.session)
