@@ -293,6 +293,8 @@ clean)
     if answers; then docker rmi -f "$openclaw_image" "$cuda_image" "$sandbox_image" "$python_image" "$host_image" \
         "$install_image:bookworm" "$install_image:trixie" "$install_image:noble" >/dev/null 2>&1 || true; fi
     stop_engine
+    # A dockerd that was killed leaves its data mounted on itself, and the next one does not unmount what it found.
+    awk -v place="$engine_dir/" 'index($2, place) == 1 { print $2 }' /proc/self/mounts | sort -r | xargs -r umount -l
     rm -rf --one-file-system "$engine_dir" "$cache"/{host,install-bookworm,install-trixie,install-noble}.tar "$cache/tmp"
     ;;
 *) die "usage: engine.sh up|images|sweep|down|clean" ;;
